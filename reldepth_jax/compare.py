@@ -1,0 +1,149 @@
+"""Several trained recipes on the same held-out images: table, paired differences, one picture.
+
+A group holds the evaluations of one recipe, one for each seed. Its error is the mean over them; the
+interval is over images, the standard deviation over seeds.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from reldepth_jax import visualise
+from reldepth_jax.config import Config
+from reldepth_jax.errors import UserError
+from reldepth_jax.evaluate import MEASURES, RULE, Evaluation, format_percent
+from reldepth_jax.metrics.ordinal import ErrorCounts, paired_bootstrap, plain
+
+Groups = Mapping[str, Sequence[Evaluation]]
+
+_COMPARED = ("whdr", "same_row")
+
+
+class CompareError(UserError):
+    """Runs that cannot be compared, in one line."""
+
+
+def common_settings(configs: Mapping[str, Config]) -> Config:
+    """Return the first configuration.
+
+    Raises CompareError if another one is evaluated on other images or pairs.
+    """
+    first, reference = next(iter(configs.items()))
+    for name, other in configs.items():
+        for path, one, two in (
+            ("data.source", reference.data.source, other.data.source),
+            ("data.crop", reference.data.crop, other.data.crop),
+            ("eval", reference.eval, other.eval),
+        ):
+            if one != two:
+                raise CompareError(
+                    f"{first} and {name} are not evaluated on the same images and pairs:"
+                    f" {path} is {one} there and {two} here; compare runs that share data and eval"
+                )
+    return reference
+
+
+def report(groups: Groups) -> dict[str, Any]:
+    """Return errors of each group and of the rule, and differences to the first group, for JSON.
+
+    A difference below zero means fewer errors than the first group.
+    """
+    first = next(iter(groups))
+    counts = {
+        name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in _COMPARED}
+        for name, group in groups.items()
+    }
+    return {
+        "groups": {
+            name: {
+                key: counts[name][key].summary() | _spread([each.model[key].rate for each in group])
+                for key in _COMPARED
+            }
+            for name, group in groups.items()
+        },
+        "rule": {key: groups[first][0].rule[key].summary() for key in _COMPARED},
+        "difference_to": first,
+        "differences": {
+            name: {
+                key: plain(paired_bootstrap(counts[name][key], counts[first][key])._asdict())
+                for key in _COMPARED
+            }
+            for name in groups
+            if name != first
+        },
+    }
+
+
+def rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of a `report` as text, its header first; errors in percent."""
+    first = facts["difference_to"]
+    table = [["", "seeds"]]
+    for key in _COMPARED:
+        table[0] += [MEASURES[key], f"less {first}"]
+    for name, group in facts["groups"].items():
+        row = [name, str(len(group["whdr"]["rates"]))]
+        for key in _COMPARED:
+            row += [_error(group[key]), _difference(facts["differences"].get(name, {}).get(key))]
+        table.append(row)
+    rule = [RULE, ""]
+    for key in _COMPARED:
+        rule += [_error(facts["rule"][key]), ""]
+    return [*table, rule]
+
+
+def markdown(table: Sequence[Sequence[str]], notes: str) -> str:
+    """Return a Markdown table with notes below."""
+    header, *body = (f"| {' | '.join(row)} |" for row in table)
+    return "\n".join([header, "| --- " * len(table[0]) + "|", *body, "", notes, ""])
+
+
+def picture(groups: Groups) -> UInt8[np.ndarray, "_h _w 3"]:
+    """Return image, ground truth and the prediction of each group's first run, row by row."""
+    kept = {name: group[0].pictures for name, group in groups.items()}
+    by_row = list(zip(*kept.values(), strict=True))
+    return visualise.grid(
+        [
+            [
+                row[0].image,
+                visualise.colorize(row[0].depth, row[0].mask),
+                *(visualise.colorize(each.score) for each in row),
+            ]
+            for row in by_row
+        ],
+        ["image", "ground truth", *kept],
+        [
+            f"#{row[0].index}  WHDR: "
+            + ", ".join(
+                f"{name} {format_percent(each.whdr)}" for name, each in zip(kept, row, strict=True)
+            )
+            + f" ({RULE} {format_percent(row[0].rule_whdr)})"
+            for row in by_row
+        ],
+    )
+
+
+def _spread(rates: list[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(rates) if len(rates) > 1 else math.nan
+    return {"rates": rates, **plain({"standard_deviation": deviation})}
+
+
+def _error(facts: Mapping[str, Any]) -> str:
+    if facts["rate"] is None:
+        return "–"
+    deviation = facts.get("standard_deviation")
+    text = f"{100 * facts['rate']:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    return text + _interval(facts)
+
+
+def _difference(facts: Mapping[str, Any] | None) -> str:
+    return f"{100 * facts['value']:+.1f}{_interval(facts)}" if facts else ""
+
+
+def _interval(facts: Mapping[str, Any]) -> str:
+    if facts["low"] is None:
+        return ""
+    return f" [{100 * facts['low']:.1f}, {100 * facts['high']:.1f}]"

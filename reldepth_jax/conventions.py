@@ -1,0 +1,94 @@
+"""Axes, units, signs and the types that pass between modules: stated here, once.
+
+Axes (jaxtyping letters): b batch, h height, w width, c channels, n point pairs.
+Images are channels-last, rows from top to bottom.
+
+Sign: `score` (the network's output) and `depth` both **grow with distance**. Third-party maps in
+which larger means nearer (disparity, inverse depth) are converted where they are read or written,
+nowhere else; `Polarity` names the two kinds there.
+
+Units: `score` has none and only its order means something. `depth` is positive, planar (along the
+optical axis) and known up to a scale per image. `depth == inf` is valid ground truth: sky, farther
+than everything finite and equal to itself. A pixel without ground truth has `mask == False`; its
+`depth` may hold anything, including NaN.
+"""
+
+from typing import Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+Split = Literal["train", "val", "test"]
+Polarity = Literal["depth", "disparity"]
+"""`depth`: larger is farther. `disparity`: larger is nearer; zero is infinitely far."""
+
+
+class Sample(TypedDict):
+    """One image with ground truth, on the host."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"]
+
+
+class Batch(TypedDict):
+    """Samples stacked for the device."""
+
+    image: UInt8[Array, "b h w 3"]
+    depth: Float[Array, "b h w"]
+    mask: Bool[Array, "b h w"]
+
+
+class Pairs(NamedTuple):
+    """Point pairs of a batch: flat pixel indices (`row * w + column`) and which of them count."""
+
+    first: Int[Array, "b n"]
+    second: Int[Array, "b n"]
+    valid: Bool[Array, "b n"]
+
+
+@runtime_checkable
+class PairSampler(Protocol):
+    """Chooses point pairs inside the compiled step: fixed `n`, a function of `key` alone."""
+
+    def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
+        """Draw the pairs of one step."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """Compares scores with ground truth.
+
+    `pairs` are the step's sampled pairs; dense losses ignore them.
+    """
+
+    def __call__(
+        self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
+    ) -> Float[Array, ""]:
+        """Return the scalar to minimise: finite for every input, 0 where nothing is valid."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples."""
+
+    def __len__(self) -> int:
+        """Return how many samples there are."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read or render one sample."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Four feature maps at strides 4, 8, 16 and 32, finest first, with these channels."""
+
+    channels: tuple[int, int, int, int]
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
+        """Return the taps for images normalised as the encoder's weights expect."""
+        ...

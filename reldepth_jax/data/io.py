@@ -1,0 +1,257 @@
+"""Reading photographs and depth files, writing results.
+
+Everything that can be wrong with a file from outside ends in `UnreadableFile`: one line with the
+path and the reason. Files are recognised by their content, not by their extension.
+"""
+
+import contextlib
+import os
+import pathlib
+import stat
+import uuid
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .ppm .pgm .pbm .gif".split()
+)
+"""Extensions, in lower case, by which photographs are found in folders."""
+MAP_SUFFIXES = frozenset(".png .tif .tiff .pfm .npy .npz .exr".split())
+"""The same for maps. OpenEXR is found so that it can be refused in words."""
+MAX_PIXELS = 89_478_485
+"""Pixels of the largest file that is decoded; where Pillow starts to suspect an attack."""
+
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
+_MAP_FORMATS = ("PNG", "TIFF")
+
+# Pillow warns from MAX_PIXELS on and raises at twice as many. `catch_warnings` around each call
+# would not be safe in the threads that read training data, so the filter is set once.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class UnreadableFile(ValueError):
+    """A file that cannot be used, in one line: the path and the reason."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str):
+        super().__init__(f"{printable(path)}: {printable(reason)}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        """Survive the way back from a worker process."""
+        return type(self), (self.path, self.reason)
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """Return `text` on one line, with control characters and undecodable bytes escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(text)
+    )
+
+
+def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+    """Read a photograph as RGB in the orientation in which it is displayed (EXIF applied).
+
+    JPEG, MPO, PNG, WebP, TIFF, BMP, PPM and GIF; the first frame of several. Grey, palette and CMYK
+    images are converted, 16-bit grey is scaled by 255/65535. Transparent pixels are composited on
+    white: what is stored beneath them is not meant to be seen. Colour profiles are ignored.
+
+    Raises UnreadableFile: not a regular file, not such an image, truncated, above MAX_PIXELS.
+    """
+    with _reading(path) as file:
+        with _open(file, path, _IMAGE_FORMATS) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise ValueError("holds floating-point values, not a photograph")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("grey values outside 0..65535")
+        grey = ((values + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def read_map(path: str | os.PathLike[str]) -> Float32[np.ndarray, "h w"]:
+    """Read one number per pixel, exactly as stored: no scaling, no conversion, rows from the top.
+
+    8- and 16-bit PNG, integer and float TIFF, PFM, NPY, and NPZ with one array. Three channels are
+    accepted where they are equal. The scale in a PFM header gives the byte order only.
+
+    Raises UnreadableFile: not a regular file, not such a map, truncated, above MAX_PIXELS.
+    """
+    with _reading(path) as file:
+        head = file.read(6)
+        file.seek(0)
+        if head == b"\x93NUMPY":
+            values = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
+        elif head.startswith(b"PK\x03\x04"):
+            values = _read_npz(file)
+        elif head[:2] in (b"PF", b"Pf"):
+            values = _read_pfm(file)
+        elif head.startswith(b"\x76\x2f\x31\x01"):
+            raise ValueError("OpenEXR is not read; convert it to float TIFF, PFM or NPY")
+        elif head.startswith(b"\xff\xd8"):
+            raise ValueError("JPEG changes depth values; store maps as PNG, TIFF, PFM or NPY")
+        else:
+            with _open(file, path, _MAP_FORMATS) as image:
+                values = _map_values(image)
+        return _as_map(values)
+
+
+def _map_values(image: ImageFile.ImageFile) -> np.ndarray:
+    if image.mode in ("L", "RGB") and any(";" in str(tile.args) for tile in image.tile):
+        # Pillow would stretch, invert or shorten these to 8 bits.
+        raise ValueError("1, 2 or 4 bits a pixel, inverted grey and 16-bit colour are not read")
+    if image.mode in ("L", "I", "F", "RGB") or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    kind = {"P": "a palette", "1": "1 bit a pixel"}.get(image.mode, f"channels {image.mode}")
+    raise ValueError(f"expected one number per pixel, got {kind}; a coloured picture of a map?")
+
+
+def _as_map(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "uif":
+        raise ValueError(f"expected numbers, got an array of {values.dtype}")
+    if values.ndim == 3 and values.shape[2] == 3:
+        if not (values == values[..., :1]).all():
+            raise ValueError("expected one number per pixel, got three channels that differ")
+        values = values[..., 0]
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values.squeeze(0 if values.shape[0] == 1 else 2)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"expected an array of shape (height, width), got {values.shape}")
+    _check_size(values.shape[1], values.shape[0])
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32)
+
+
+def _read_npz(file: IO[bytes]) -> np.ndarray:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len(members) != 1:
+            raise ValueError(f"expected an archive of one array, got {len(members)} members")
+        if members[0].file_size > 8 * MAX_PIXELS + 4096:
+            raise ValueError(f"unpacks to {members[0].file_size / 1e9:.1f} GB")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays[arrays.files[0]]
+
+
+def _read_pfm(file: IO[bytes]) -> np.ndarray:
+    channels = 3 if file.read(2) == b"PF" else 1
+    header: list[bytes] = []
+    while len(header) < 3:
+        line = file.readline(100)
+        if not line.endswith(b"\n"):
+            raise ValueError("damaged PFM header")
+        header += line.split()
+    try:
+        width, height, scale = int(header[0]), int(header[1]), float(header[2])
+    except ValueError:
+        raise ValueError("damaged PFM header") from None
+    _check_size(width, height)
+    data = file.read(width * height * channels * 4)
+    if len(data) < width * height * channels * 4:
+        raise ValueError("is truncated")
+    values = np.frombuffer(data, "<f4" if scale < 0 else ">f4")
+    # PFM stores rows from the bottom to the top.
+    return values.reshape(height, width, channels)[::-1]
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a regular file; whatever fails inside becomes UnreadableFile."""
+    try:
+        # Checked before it is opened: opening a pipe would wait for a writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("is not a regular file")
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise ValueError("is empty")
+            file.seek(0)
+            yield file
+    except UnreadableFile:
+        raise
+    except FileNotFoundError:
+        raise UnreadableFile(path, "no such file") from None
+    except Exception as error:
+        # Decoders raise nearly every type there is on damaged input.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableFile(path, " ".join(reason.split())) from error
+
+
+def _open(
+    file: IO[bytes], path: str | os.PathLike[str], formats: tuple[str, ...]
+) -> ImageFile.ImageFile:
+    """Open by content and check the size in the header, before anything is decoded."""
+    try:
+        image = Image.open(file, formats=formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableFile(path, f"has more than {MAX_PIXELS / 1e6:.0f} million pixels") from None
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(256).lstrip().startswith(b"<"):
+            raise UnreadableFile(path, "is a web page, not an image; download it again") from None
+        known = ", ".join(formats)
+        raise UnreadableFile(path, f"is not an image in a known format ({known})") from None
+    _check_size(*image.size)
+    return image
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels; the limit is {MAX_PIXELS / 1e6:.0f} million")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a new file for writing that takes the name `path` once it is complete."""
+    path = pathlib.Path(path)
+    # Not derived from the name: that may be as long as the file system allows.
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_png(
+    path: str | os.PathLike[str],
+    array: Shaped[np.ndarray, "h w *c"],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write uint8 (h, w, 3) or (h, w), or uint16 (h, w), with `metadata` as PNG text."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_text(key, value)
+    with atomic_write(path) as file:
+        Image.fromarray(array).save(file, format="PNG", pnginfo=info)
+
+
+def write_pfm(path: str | os.PathLike[str], array: Float32[np.ndarray, "h w"]) -> None:
+    """Write a map as little-endian PFM."""
+    height, width = array.shape
+    with atomic_write(path) as file:
+        file.write(f"Pf\n{width} {height}\n-1.0\n".encode("ascii"))
+        file.write(array[::-1].astype("<f4").tobytes())
+
+
+def write_npy(path: str | os.PathLike[str], array: Float32[np.ndarray, "h w"]) -> None:
+    """Write a map as NPY."""
+    with atomic_write(path) as file:
+        np.save(file, array, allow_pickle=False)

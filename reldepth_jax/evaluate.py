@@ -1,0 +1,292 @@
+"""Ordinal error of a predictor on a source, beside the rule "lower in the image is nearer".
+
+The rule is the score -row/height, judged by the same code on the same pairs. It cannot tell pixels
+of one row apart, so a tie costs it half a pair in WHDR where it costs a model a whole one.
+
+One image is held at a time, so memory does not grow with the source (`fit_tau` keeps the pairs).
+Sign: scores and depth grow with distance. See `reldepth_jax.metrics.ordinal` for the measures.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int8, UInt8
+from rich import box
+from rich.table import Table
+
+from reldepth_jax import visualise
+from reldepth_jax.config import EvalConfig
+from reldepth_jax.conventions import Sample, Source
+from reldepth_jax.metrics import ordinal
+from reldepth_jax.metrics.ordinal import ErrorCounts
+
+Predict = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "h w"]]
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+LabelledPairs = tuple[ordinal.PixelPairs, Int8[np.ndarray, "n"]]
+"""Pairs of one image and their relations."""
+
+MEASURES = {
+    "whdr": "WHDR",
+    "same_row": "same row",
+    "wkdr": "WKDR",
+    "wkdr_equal": "WKDR=",
+    "wkdr_unequal": "WKDR≠",
+}
+"""Key in results and files -> title in tables. The last three need a threshold."""
+
+RULE = "lower is nearer"
+_THUMBNAIL = 384
+
+
+class Taus(NamedTuple):
+    """Thresholds for "equal", in units of each score."""
+
+    model: float
+    rule: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+    """One image with its prediction, thinned to at most 384 pixels a side, and its error."""
+
+    index: int
+    image: UInt8[np.ndarray, "h w 3"]
+    depth: Float[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"]
+    score: Float32[np.ndarray, "h w"]
+    whdr: float
+    """WHDR of the model on this image alone; NaN without unequal pairs."""
+    rule_whdr: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Counts of the model and of the rule for each of `MEASURES`, image by image."""
+
+    config: EvalConfig
+    tau: Taus | None
+    model: dict[str, ErrorCounts]
+    rule: dict[str, ErrorCounts]
+    pictures: list[Picture]
+
+    @property
+    def num_images(self) -> int:
+        """Images that were evaluated."""
+        return len(self.model["whdr"].total)
+
+    def summary(self) -> dict[str, float]:
+        """Return the rates, the rule's under `rule_…`: one line of a training log."""
+        return {key: counts.rate for key, counts in self.model.items()} | {
+            f"rule_{key}": counts.rate for key, counts in self.rule.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the pictures as plain values; null where nothing was counted."""
+        return {
+            "protocol": {
+                "images": self.num_images,
+                **dataclasses.asdict(self.config),
+                "same_row_band": ordinal.ROW_BAND,
+                "tau": None if self.tau is None else self.tau._asdict(),
+                "tie": {"model": 1.0, "rule": 0.5},
+                "pooling": "pairs over images",
+                "interval": "95 % percentile bootstrap over images",
+            },
+            "model": {key: _json(counts) for key, counts in self.model.items()},
+            "rule": {key: _json(counts) for key, counts in self.rule.items()},
+        }
+
+    def table(self, title: str) -> Table:
+        """Return errors with intervals for the terminal."""
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+        table.add_column("")
+        for key in self.model:
+            table.add_column(MEASURES[key], justify="right")
+        for name, row in (("model", self.model), (RULE, self.rule)):
+            table.add_row(name, *(_cell(counts) for counts in row.values()))
+        return table
+
+    def protocol(self) -> str:
+        """Return in words what was measured and on what."""
+        pairs, row_pairs = (self.model[key].total.sum() for key in ("whdr", "same_row"))
+        tau = (
+            f" WKDR: three-way, equal within tau {self.tau.model:.4g} of the score"
+            f" (rule: {self.tau.rule:.4g}), fitted on validation images."
+            if self.tau
+            else ""
+        )
+        return (
+            f"{self.num_images} images; {self.config.pairs_per_image} random pairs an image and as"
+            f" many with rows < {ordinal.ROW_BAND:.0%} of the height apart, seed"
+            f" {self.config.seed}. WHDR: the {pairs} (same row: {row_pairs}) whose depths differ by"
+            f" more than {self.config.sigma:.1%} of the nearer; a tie is wrong (rule: half wrong)."
+            f"{tau} Errors are pooled over pairs, with 95 % bootstrap intervals over images."
+        )
+
+
+def evaluate(
+    predict: Predict,
+    source: Source,
+    config: EvalConfig,
+    *,
+    tau: Taus | None = None,
+    progress: Progress | None = None,
+    keep: int = 0,
+) -> Evaluation:
+    """Judge `predict` on the first `config.num_images` of `source`.
+
+    Args:
+      predict: uint8 RGB (h, w, 3) -> float32 score (h, w) at the same size, larger is farther.
+      tau: thresholds from `fit_tau`; without them the three-way errors are left out.
+      keep: pictures of how many of the images to return.
+
+    Raises ValueError if a prediction has not the size of its image.
+    """
+    model: list[dict[str, ErrorCounts]] = []
+    rule: list[dict[str, ErrorCounts]] = []
+    pictures: list[Picture] = []
+    for index, sample, score in _predictions(predict, source, config, progress):
+        pairs = _labelled_pairs(sample, index, config, same_row=False)
+        row_pairs = _labelled_pairs(sample, index, config, same_row=True)
+        by_row = _rule_score(*score.shape)
+        model.append(_count(score, pairs, row_pairs, tau and tau.model, tie=1.0))
+        rule.append(_count(by_row, pairs, row_pairs, tau and tau.rule, tie=0.5))
+        if len(pictures) < keep:
+            rates = (counts["whdr"].rate for counts in (model[-1], rule[-1]))
+            pictures.append(_picture(index, sample, score, *rates))
+    return Evaluation(config, tau, _merge(model, tau), _merge(rule, tau), pictures)
+
+
+def fit_tau(
+    predict: Predict, source: Source, config: EvalConfig, *, progress: Progress | None = None
+) -> Taus:
+    """Fit the thresholds of model and rule on `source`, the validation images.
+
+    Each minimises max(WKDR=, WKDR≠) over the uniform pairs of all images.
+    """
+    relations, model, rule = ([np.zeros(0, kind)] for kind in (np.int8, np.float64, np.float64))
+    for index, sample, score in _predictions(predict, source, config, progress):
+        pairs, relation = _labelled_pairs(sample, index, config, same_row=False)
+        relations.append(relation)
+        model.append(ordinal.difference(score, pairs))
+        rule.append(ordinal.difference(_rule_score(*score.shape), pairs))
+    relation = np.concatenate(relations)
+    return Taus(*(ordinal.best_tau(np.concatenate(parts), relation) for parts in (model, rule)))
+
+
+def contact_sheet(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "_h _w 3"]:
+    """Return image, ground truth and prediction side by side, one row for each picture."""
+    return visualise.grid(
+        [
+            [
+                picture.image,
+                visualise.colorize(picture.depth, picture.mask),
+                visualise.colorize(picture.score),
+            ]
+            for picture in pictures
+        ],
+        ["image", "ground truth", "prediction"],
+        [
+            f"#{picture.index}  WHDR {format_percent(picture.whdr)}"
+            f"  ({RULE}: {format_percent(picture.rule_whdr)})"
+            for picture in pictures
+        ],
+    )
+
+
+def format_percent(rate: float) -> str:
+    """Return `12.3 %`, or a dash where nothing was counted."""
+    return "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
+
+
+def _predictions(
+    predict: Predict, source: Source, config: EvalConfig, progress: Progress | None
+) -> Iterator[tuple[int, Sample, Float32[np.ndarray, "h w"]]]:
+    count = min(config.num_images or len(source), len(source))
+    for index in range(count):
+        sample = source[index]
+        score = predict(sample["image"])
+        if score.shape != sample["depth"].shape:
+            raise ValueError(
+                f"prediction of image {index} has shape {score.shape},"
+                f" expected {sample['depth'].shape}"
+            )
+        yield index, sample, score
+        if progress:
+            progress(index + 1, count)
+
+
+def _labelled_pairs(
+    sample: Sample, index: int, config: EvalConfig, *, same_row: bool
+) -> LabelledPairs:
+    pairs = ordinal.heldout_pairs(
+        sample["mask"],
+        seed=config.seed,
+        index=index,
+        count=config.pairs_per_image,
+        same_row=same_row,
+    )
+    depth = sample["depth"].reshape(-1)
+    return pairs, ordinal.relation(depth[pairs.first], depth[pairs.second], config.sigma)
+
+
+def _count(
+    score: Float[np.ndarray, "h w"],
+    labelled: LabelledPairs,
+    row_labelled: LabelledPairs,
+    tau: float | None,
+    *,
+    tie: float,
+) -> dict[str, ErrorCounts]:
+    pairs, relation = labelled
+    row_pairs, row_relation = row_labelled
+    difference = ordinal.difference(score, pairs)
+    row_difference = ordinal.difference(score, row_pairs)
+    counts = {
+        "whdr": ordinal.strict_error(difference, relation, tie=tie),
+        "same_row": ordinal.strict_error(row_difference, row_relation, tie=tie),
+    }
+    if tau is None:
+        return counts
+    three_way = ordinal.three_way_error(difference, relation, tau)
+    return counts | dict(zip(("wkdr", "wkdr_equal", "wkdr_unequal"), three_way, strict=True))
+
+
+def _merge(counts: list[dict[str, ErrorCounts]], tau: Taus | None) -> dict[str, ErrorCounts]:
+    keys = list(MEASURES) if tau else ["whdr", "same_row"]
+    return {key: ErrorCounts.merge([image[key] for image in counts]) for key in keys}
+
+
+def _rule_score(height: int, width: int) -> Float[np.ndarray, "h w"]:
+    """Lower is nearer; in shares of the height, so that one threshold fits all image sizes."""
+    return np.broadcast_to(-np.arange(height)[:, None] / height, (height, width))
+
+
+def _picture(
+    index: int,
+    sample: Sample,
+    score: Float32[np.ndarray, "h w"],
+    whdr: float,
+    rule_whdr: float,
+) -> Picture:
+    # By stride, not by averaging: depths across an edge, or of invalid pixels, must not mix.
+    step = math.ceil(max(score.shape) / _THUMBNAIL)
+    image, depth, mask, small = (
+        np.ascontiguousarray(array[::step, ::step])
+        for array in (sample["image"], sample["depth"], sample["mask"], score)
+    )
+    return Picture(index, image, depth, mask, small, whdr, rule_whdr)
+
+
+def _cell(counts: ErrorCounts) -> str:
+    low, high = counts.interval
+    interval = "" if math.isnan(low) else f"{100 * low:.1f}–{100 * high:.1f}"
+    return f"{format_percent(counts.rate)}\n{interval}"
+
+
+def _json(counts: ErrorCounts) -> dict[str, Any]:
+    return {**counts.summary(), "wrong": counts.wrong.tolist(), "total": counts.total.tolist()}

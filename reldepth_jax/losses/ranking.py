@@ -1,0 +1,122 @@
+"""Improved ranking loss for relative depth.
+
+Source: Xian et al., "Monocular Relative Depth Perception with Web Stereo Data Supervision", CVPR
+2018, Section 3.2, Eqs. (1)-(3); with `drop_easiest=0` the ranking loss of Chen et al., "Single-Image
+Depth Perception in the Wild", NIPS 2016.
+Axes: *b batch, n point pairs. Units: depth positive, up to scale; score unitless.
+Sign: relation +1 means that the first point is farther; score grows with distance.
+Deviations: (1) Eq. (2) is a plain sum; here it is divided by the sum of the weights, so that the
+value depends neither on n nor on the share of valid pixels. (2) "At each iteration" is read as: the
+losses of the whole batch are sorted together. (3) A quarter of the pairs is rounded down.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from reldepth_jax.conventions import Batch, Pairs
+from reldepth_jax.errors import UserError
+from reldepth_jax.pairs.gather import gather
+from reldepth_jax.registry import LOSSES
+
+
+def ordinal_relation(
+    depth_i: Float[Array, "*b n"], depth_j: Float[Array, "*b n"], *, sigma: float = 0.02
+) -> Int[Array, "*b n"]:
+    """Eq. (1): +1 where g_i / g_j > 1 + sigma, -1 where g_j / g_i > 1 + sigma, else 0.
+
+    Compares products, not ratios: zero depths need no guard, and two infinite ones are equal.
+    Raises ValueError if sigma < 0.
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma must be at least 0, got {sigma}")
+    farther = depth_i > (1 + sigma) * depth_j
+    nearer = depth_j > (1 + sigma) * depth_i
+    return farther.astype(jnp.int32) - nearer.astype(jnp.int32)
+
+
+def pair_loss(
+    score_i: Float[Array, "*b n"], score_j: Float[Array, "*b n"], relation: Int[Array, "*b n"]
+) -> Float[Array, "*b n"]:
+    """Eq. (3): log(1 + exp(-(z_i - z_j) l)) where l != 0, (z_i - z_j)^2 where l == 0."""
+    difference = score_i - score_j
+    # Not log(1 + exp(x)): that is infinite from x = 89 in float32. Each branch sees a zero where the
+    # other one counts, so that an overflow in it cannot reach the gradient.
+    unequal = relation != 0
+    logistic = jax.nn.softplus(-jnp.where(unequal, difference, 0.0) * relation)
+    square = jnp.square(jnp.where(unequal, 0.0, difference))
+    return jnp.where(unequal, logistic, square)
+
+
+def ranking_loss(
+    score_i: Float[Array, "*b n"],
+    score_j: Float[Array, "*b n"],
+    relation: Int[Array, "*b n"],
+    *,
+    where: Bool[Array, "*b n"],
+    drop_easiest: float = 0.25,
+) -> Float[Array, ""]:
+    """Eq. (2) over the valid pairs of the batch, as the mean over the kept ones.
+
+    Args:
+      where: pairs with ground truth at both points; others get no loss and no gradient.
+      drop_easiest: share of the valid unequal pairs, smallest loss first, that get weight 0 ("we
+        empirically set the smallest 25 %"). Of equal losses the earlier pair is dropped.
+
+    Returns: 0 if no pair is kept. Raises ValueError if drop_easiest is outside [0, 1).
+    """
+    if not 0 <= drop_easiest < 1:
+        raise ValueError(f"drop_easiest must be in [0, 1), got {drop_easiest}")
+    losses = pair_loss(jnp.where(where, score_i, 0.0), jnp.where(where, score_j, 0.0), relation)
+    kept = where
+    if drop_easiest > 0:
+        unequal = where & (relation != 0)
+        dropped = jnp.floor(drop_easiest * jnp.sum(unequal)).astype(jnp.int32)
+        kept &= ~_smallest(losses, unequal, dropped)
+    total = jnp.sum(jnp.where(kept, losses, 0.0))
+    return total / jnp.maximum(jnp.sum(kept), 1)
+
+
+def _smallest(
+    losses: Float[Array, "*b n"], among: Bool[Array, "*b n"], count: Int[Array, ""]
+) -> Bool[Array, "*b n"]:
+    """Return which are the `count` smallest `among` all, by one stable sort of static shape.
+
+    The weights of Eq. (2) are constants to the gradient.
+    """
+    flat = jnp.where(among, jax.lax.stop_gradient(losses), jnp.inf).ravel()
+    order = jnp.argsort(flat)
+    chosen = jnp.zeros(flat.shape, bool).at[order].set(jnp.arange(flat.size) < count)
+    return chosen.reshape(losses.shape)
+
+
+@LOSSES.register("ranking")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankingLoss:
+    """`ranking_loss` of the step's pairs, labelled by `ordinal_relation`."""
+
+    sigma: float = 0.02
+    drop_easiest: float = 0.25
+
+    def __post_init__(self):
+        if self.sigma < 0:
+            raise UserError(f"loss.sigma must be at least 0, got {self.sigma}")
+        if not 0 <= self.drop_easiest < 1:
+            raise UserError(f"loss.drop_easiest must be in [0, 1), got {self.drop_easiest}")
+
+    def __call__(
+        self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
+    ) -> Float[Array, ""]:
+        """Return the loss of a batch; `Loss` protocol."""
+        depth_i, depth_j = gather(batch["depth"], pairs)
+        mask_i, mask_j = gather(batch["mask"], pairs)
+        score_i, score_j = gather(score, pairs)
+        return ranking_loss(
+            score_i,
+            score_j,
+            ordinal_relation(depth_i, depth_j, sigma=self.sigma),
+            where=pairs.valid & mask_i & mask_j,
+            drop_easiest=self.drop_easiest,
+        )

@@ -1,0 +1,1 @@
+"""The network: encoder, decoder with residual fusion, adaptive output."""

@@ -1,0 +1,146 @@
+"""ResNet-18/34/50/101/152 in torchvision's layout and names, without pooling and classifier.
+
+Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the stride of a
+bottleneck stands on its 3x3 convolution as in torchvision ("v1.5"), not on the first 1x1 as in the
+Caffe release that the paper's MatConvNet model descends from: the public weights are torchvision's.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from reldepth_jax.models.layers import BatchNorm, conv, max_pool_3x3
+from reldepth_jax.registry import ENCODERS
+
+
+def _projection(
+    channels_in: int, channels_out: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.List | None:
+    """Return the skip path's 1x1 convolution and BatchNorm where it changes size or channels."""
+    if stride == 1 and channels_in == channels_out:
+        return None
+    return nnx.List(
+        [
+            conv(channels_in, channels_out, 1, stride=stride, dtype=dtype, rngs=rngs),
+            BatchNorm(channels_out, rngs=rngs),
+        ]
+    )
+
+
+def _skip(x: Float[Array, "b h w c"], downsample: nnx.List | None) -> Float[Array, "b _h _w _c"]:
+    for layer in downsample or ():
+        x = layer(x)
+    return x
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and the skip."""
+
+    expansion = 1
+
+    def __init__(
+        self, channels_in: int, width: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.conv1 = conv(channels_in, width, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(width, rngs=rngs)
+        self.conv2 = conv(width, width, 3, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(width, rngs=rngs)
+        self.downsample = _projection(channels_in, width, stride, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+        """Apply the block."""
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return jax.nn.relu(y + _skip(x, self.downsample))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 (with the stride), 1x1 to four times the width, and the skip."""
+
+    expansion = 4
+
+    def __init__(
+        self, channels_in: int, width: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        channels_out = width * self.expansion
+        self.conv1 = conv(channels_in, width, 1, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(width, rngs=rngs)
+        self.conv2 = conv(width, width, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(width, rngs=rngs)
+        self.conv3 = conv(width, channels_out, 1, dtype=dtype, rngs=rngs)
+        self.bn3 = BatchNorm(channels_out, rngs=rngs)
+        self.downsample = _projection(channels_in, channels_out, stride, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+        """Apply the block."""
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = jax.nn.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return jax.nn.relu(y + _skip(x, self.downsample))
+
+
+class ResNet(nnx.Module):
+    """Stem and four stages; the taps are the ends of the stages (conv2_x … conv5_x)."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.conv1 = conv(3, 64, 7, stride=2, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(64, rngs=rngs)
+        channels = 64
+        for stage, depth in enumerate(depths):
+            width = 64 * 2**stage
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(channels, width, stride, dtype=dtype, rngs=rngs))
+                channels = width * block.expansion
+            setattr(self, f"layer{stage + 1}", nnx.List(blocks))
+        e = block.expansion
+        self.channels = (64 * e, 128 * e, 256 * e, 512 * e)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
+        """Return the taps at strides 4, 8, 16 and 32; `images` have ImageNet mean 0, deviation 1."""
+        x = max_pool_3x3(jax.nn.relu(self.bn1(self.conv1(images))))
+        taps = []
+        for stage in range(1, 5):
+            for block in getattr(self, f"layer{stage}"):
+                x = block(x)
+            taps.append(x)
+        return taps
+
+
+@ENCODERS.register("resnet18", num_params=11_176_512)
+def resnet18(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+    """Basic blocks 2, 2, 2, 2."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("resnet34", num_params=21_284_672)
+def resnet34(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+    """Basic blocks 3, 4, 6, 3."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("resnet50", num_params=23_508_032)
+def resnet50(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+    """Bottlenecks 3, 4, 6, 3: the paper's encoder."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("resnet101", num_params=42_500_160)
+def resnet101(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+    """Bottlenecks 3, 4, 23, 3."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("resnet152", num_params=58_143_808)
+def resnet152(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+    """Bottlenecks 3, 8, 36, 3."""
+    return ResNet(Bottleneck, (3, 8, 36, 3), dtype=dtype, rngs=rngs)

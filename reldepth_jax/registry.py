@@ -1,0 +1,131 @@
+"""Named plug-ins, found by reading their source files and imported only when one is made.
+
+A plug-in is one new file in its package: a class or function under `@REGISTRY.register("name")`.
+The file is parsed, not imported, to learn names and options, so that a typo in a configuration is
+answered in milliseconds and without JAX. Options are the parameters (or dataclass fields) that have
+a default; parameters without one are supplied by the caller of `create`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import importlib
+import importlib.util
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(got, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a plug-in lives and what it can be told: option name -> (annotation, default)."""
+
+    module: str
+    options: dict[str, tuple[str, str]]
+
+
+class Registry:
+    """Plug-ins of one kind, all in the modules of one package."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self._package = package
+        self._made: dict[str, Callable[..., Any]] = {}
+        self._extras: dict[str, dict[str, Any]] = {}
+
+    def register(self, name: str, **extras: Any) -> Callable[[T], T]:
+        """Decorate a class or function as plug-in `name`; `extras` are facts for its tests."""
+
+        def decorate(made: T) -> T:
+            if name in self._made:
+                raise ValueError(f"two plug-ins are called {self.kind} {name!r}")
+            self._made[name] = made
+            self._extras[name] = extras
+            return made
+
+        return decorate
+
+    @functools.cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Every plug-in by name, sorted; read from the sources without importing them."""
+        spec = importlib.util.find_spec(self._package)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        found: dict[str, Entry] = {}
+        for folder in spec.submodule_search_locations:
+            for path in sorted(pathlib.Path(folder).rglob("*.py")):
+                parts = path.relative_to(folder).with_suffix("").parts
+                module = ".".join((self._package, *parts)).removesuffix(".__init__")
+                for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                    name = _registered_name(node)
+                    if name is not None:
+                        found[name] = Entry(module, _options(node))
+        return dict(sorted(found.items()))
+
+    def lookup(self, name: str) -> Entry:
+        """Return the entry of `name`; ValueError with the nearest name if there is none."""
+        if name not in self.entries:
+            raise ValueError(
+                f"unknown {self.kind} {name!r}.{did_you_mean(name, self.entries)}"
+                f" Available: {', '.join(self.entries)}."
+            )
+        return self.entries[name]
+
+    def create(self, name: str, **arguments: Any) -> Any:
+        """Import the plug-in and call it with `arguments`."""
+        importlib.import_module(self.lookup(name).module)
+        return self._made[name](**arguments)
+
+    def extras(self, name: str) -> dict[str, Any]:
+        """Return the facts that `register` was given beside the name."""
+        importlib.import_module(self.lookup(name).module)
+        return self._extras[name]
+
+
+def _registered_name(node: ast.stmt) -> str | None:
+    """Return the name in `@X.register("name", …)` above a class or function."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        for decorator in node.decorator_list:
+            match decorator:
+                case ast.Call(
+                    func=ast.Attribute(attr="register"), args=[ast.Constant(value=str(name)), *_]
+                ):
+                    return name
+    return None
+
+
+def _options(node: ast.stmt) -> dict[str, tuple[str, str]]:
+    """Return name -> (annotation, default) for whatever has a default."""
+    if isinstance(node, ast.ClassDef):
+        return {
+            field.target.id: (ast.unparse(field.annotation), ast.unparse(field.value))
+            for field in node.body
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and field.value is not None
+        }
+    assert isinstance(node, ast.FunctionDef)
+    keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    return {
+        argument.arg: (
+            ast.unparse(argument.annotation) if argument.annotation else "Any",
+            ast.unparse(default),
+        )
+        for argument, default in keywords
+        if default is not None
+    }
+
+
+ENCODERS = Registry("encoder", "reldepth_jax.models.encoders")
+LOSSES = Registry("loss", "reldepth_jax.losses")
+PAIR_SAMPLERS = Registry("pair sampler", "reldepth_jax.pairs")
+SOURCES = Registry("data source", "reldepth_jax.data.sources")

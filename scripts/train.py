@@ -1,0 +1,36 @@
+"""Train, or continue what the run directory holds.
+
+python scripts/train.py --config configs/ranking.py [--workdir runs/ranking] [--config.a.b=value …]
+"""
+
+import argparse
+import pathlib
+
+from reldepth_jax import cli, config
+
+
+def main() -> int:
+    """Read the command line, check everything, train."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="configuration file, or file:variant")
+    parser.add_argument(
+        "--workdir", help="run directory (default: runs/NAME for configs/NAME.py)"
+    )
+    options, assignments = cli.parse(parser, overrides=True)
+    settings = config.override(config.load(options.config), assignments)
+    config.validate(settings)
+    name = pathlib.Path(options.config.partition(":")[0]).stem
+    workdir = pathlib.Path(options.workdir or f"runs/{name}")
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    from rich.console import Console
+
+    from reldepth_jax import experiment
+
+    return experiment.train(settings, workdir, Console())
+
+
+if __name__ == "__main__":
+    cli.run(main)

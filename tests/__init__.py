@@ -1,0 +1,1 @@
+"""Tests; a package, so that the references are importable from every folder."""

@@ -1,0 +1,1 @@
+"""The network, its gradients and its training against torch."""

@@ -1,0 +1,1 @@
+"""Oracles written from the papers, independent of the package under test."""

@@ -1,0 +1,89 @@
+"""Weights between torch modules and NNX modules whose attribute paths are the same.
+
+Strict both ways: every leaf of the model is filled, every entry of the state dict is used.
+"""
+
+import torch
+from flax import nnx
+from jax import numpy as jnp
+from torch import nn
+
+import numpy as np
+
+_TORCH_LEAF = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def torch_name(path: tuple[object, ...]) -> str:
+    """Return the torch key of an NNX path; `layers` is our name for a Sequential's children."""
+    *modules, leaf = (str(part) for part in path)
+    return ".".join([*(part for part in modules if part != "layers"), _TORCH_LEAF[leaf]])
+
+
+def as_torch(state: nnx.State) -> dict[str, np.ndarray]:
+    """Return the leaves (weights, statistics or gradients) under torch's names and layout."""
+    leaves = {}
+    for path, variable in nnx.to_flat_state(state):
+        value = np.asarray(variable.get_value())
+        # HWIO -> OIHW
+        leaves[torch_name(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+    return leaves
+
+
+def load(model: nnx.Module, module: nn.Module) -> None:
+    """Copy all weights and running statistics of `module` into `model`."""
+    entries = {
+        name: tensor.detach().numpy()
+        for name, tensor in module.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    filled = []
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        value = entries.pop(torch_name(path))
+        if value.ndim == 4:
+            value = value.transpose(2, 3, 1, 0)
+        if value.shape != variable.get_value().shape:
+            raise ValueError(f"{torch_name(path)}: {value.shape}, {variable.get_value().shape}")
+        # A copy: on CPU `asarray` may share memory that torch later changes in place.
+        filled.append((path, variable.replace(jnp.array(value, copy=True))))
+    if entries:
+        raise ValueError(f"left over: {', '.join(entries)}")
+    nnx.update(model, nnx.from_flat_state(filled))
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Draw weights and running statistics that leave no term of the network without effect.
+
+    He's deviation keeps activations of order one. The last BatchNorm of a residual branch is
+    scaled down, so that 50 blocks in a row do not multiply them to infinity.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: torch.Tensor, deviation: float) -> None:
+        tensor.copy_(deviation * torch.randn(tensor.shape, generator=generator))
+
+    def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
+        tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d):
+                normal(part.weight, (2 / part.weight[0].numel()) ** 0.5)
+                if part.bias is not None:
+                    normal(part.bias, 0.1)
+            elif isinstance(part, nn.BatchNorm2d):
+                assert part.running_mean is not None
+                assert part.running_var is not None
+                uniform(part.weight, 0.5, 1.5)
+                normal(part.bias, 0.2)
+                normal(part.running_mean, 0.2)
+                uniform(part.running_var, 0.5, 2.0)
+        for part in module.modules():
+            last = getattr(part, "bn3", getattr(part, "bn2", None))
+            if last is not None:
+                last.weight.mul_(0.3)

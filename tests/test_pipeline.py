@@ -1,0 +1,111 @@
+"""Augmentation keeps image, depth and mask together; order depends on (seed, step) alone."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from reldepth_jax.config import Config, DataConfig
+from reldepth_jax.conventions import Sample
+from reldepth_jax.data.pipeline import train_batches
+from reldepth_jax.data.transforms import TrainTransform, jitter_colors
+
+
+class Ramps:
+    """Images whose three channels are row, column and index, with depth = 1 + row + 100 column."""
+
+    def __init__(self, count: int, height: int, width: int):
+        self.shape = (count, height, width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> Sample:
+        _, height, width = self.shape
+        row, column = np.mgrid[:height, :width]
+        image = np.stack([row, column, np.full_like(row, index)], -1).astype(np.uint8)
+        mask = (row + column) % 5 > 0
+        return {"image": image, "depth": (1 + row + 100 * column).astype(np.float32), "mask": mask}
+
+
+def make_config(**data: object) -> Config:
+    return Config(data=dataclasses.replace(DataConfig(crop=(32, 64), batch_size=4), **data))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (40, 90), (128, 64)])
+def test_crops_and_flips_move_image_depth_and_mask_together(size: tuple[int, int]):
+    transform = TrainTransform((32, 64))
+    flipped = 0
+    for seed in range(20):
+        out = transform(Ramps(1, *size)[0], np.random.default_rng(seed))
+        assert out["image"].shape == (32, 64, 3)
+        row, column = out["image"][..., 0].astype(int), out["image"][..., 1].astype(int)
+        if size != (40, 90):  # that one is not resized: no blended values, so equality is exact
+            np.testing.assert_array_equal(out["depth"], 1 + row + 100 * column)
+            np.testing.assert_array_equal(out["mask"], (row + column) % 5 > 0)
+        flipped += out["depth"][0, 0] > out["depth"][0, -1]
+    assert 3 <= flipped <= 17
+
+
+def test_resizing_keeps_the_aspect_ratio_and_covers_the_crop():
+    circle = np.zeros((120, 300), bool)
+    row, column = np.mgrid[:120, :300]
+    circle[(row - 60) ** 2 + (column - 150) ** 2 < 50**2] = True
+    sample: Sample = {
+        "image": np.repeat(circle[..., None] * np.uint8(255), 3, -1),
+        "depth": np.where(circle, 1.0, 2.0).astype(np.float32),
+        "mask": np.ones((120, 300), bool),
+    }
+    out = TrainTransform((96, 224), flip=False)(sample, np.random.default_rng(0))
+    rows, columns = np.nonzero(out["depth"] == 1)
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 1
+    assert set(np.unique(out["depth"])) == {1.0, 2.0}
+
+
+def test_zoom_enlarges_within_its_range():
+    transform = TrainTransform((32, 64), zoom=(2.0, 2.0), flip=False)
+    out = transform(Ramps(1, 32, 64)[0], np.random.default_rng(0))
+    assert np.ptp(out["depth"] // 100) == pytest.approx(31, abs=1)
+
+
+def test_jitter_of_one_changes_nothing_and_zero_saturation_is_gray():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(jitter_colors(image, 1.0, 1.0, 1.0), image)
+    gray = jitter_colors(image, 1.0, 1.0, 0.0).astype(int)
+    assert np.ptp(gray, axis=-1).max() <= 1
+    assert np.abs(gray[..., 0] - image @ [0.299, 0.587, 0.114]).max() <= 1
+    dark = jitter_colors(image, 0.5, 1.0, 1.0)
+    assert np.abs(dark.astype(int) - image / 2).max() <= 1
+
+
+def batches(config: Config, start: int, count: int) -> list[dict[str, np.ndarray]]:
+    source = Ramps(37, 40, 70)
+    return list(itertools.islice(train_batches(config, source, start=start), count))
+
+
+def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool:
+    return all(
+        x[name].tobytes() == y[name].tobytes() for x, y in zip(a, b, strict=True) for name in x
+    )
+
+
+def test_order_and_augmentation_do_not_depend_on_threads_workers_or_start():
+    config = make_config(zoom=(1.0, 1.5), color_jitter=0.3, threads=1, prefetch=1)
+    reference = batches(config, 0, 12)
+    assert same(batches(make_config(**{**vars(config.data), "threads": 5}), 0, 12), reference)
+    assert same(batches(make_config(**{**vars(config.data), "workers": 2}), 0, 12), reference)
+    assert same(batches(config, 7, 5), reference[7:])
+
+
+def test_seed_changes_the_order():
+    config = make_config()
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
+    assert not same(batches(config, 0, 2), batches(other, 0, 2))
+
+
+def test_every_epoch_shows_every_sample_once():
+    config = make_config(batch_size=1)
+    indices = [int(b["image"][0, 0, 0, 2]) for b in batches(config, 0, 74)]
+    assert sorted(indices[:37]) == sorted(indices[37:]) == list(range(37))
+    assert indices[:37] != indices[37:]
