@@ -4,6 +4,7 @@ A group holds the evaluations of one recipe, one for each seed. Its error is the
 interval is over images, the standard deviation over seeds.
 """
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -32,19 +33,25 @@ def common_settings(configs: Mapping[str, Config]) -> Config:
 
     Raises CompareError if another one is evaluated on other images or pairs.
     """
-    first, reference = next(iter(configs.items()))
-    for name, other in configs.items():
-        for path, one, two in (
-            ("data.source", reference.data.source, other.data.source),
-            ("data.crop", reference.data.crop, other.data.crop),
-            ("eval", reference.eval, other.eval),
-        ):
+    (first, reference), *others = configs.items()
+    for name, other in others:
+        for path, one in _shared(reference).items():
+            two = _shared(other)[path]
             if one != two:
                 raise CompareError(
-                    f"{first} and {name} are not evaluated on the same images and pairs:"
-                    f" {path} is {one} there and {two} here; compare runs that share data and eval"
+                    f"{first} and {name} are not evaluated on the same images and pairs: {path} is"
+                    f" {one} in {first} and {two} in {name}"
                 )
     return reference
+
+
+def _shared(config: Config) -> dict[str, Any]:
+    """Return what decides on the images and pairs, by path."""
+    return {
+        "data.source": config.data.source,
+        "data.crop": config.data.crop,
+        **{f"eval.{name}": value for name, value in dataclasses.asdict(config.eval).items()},
+    }
 
 
 def report(groups: Groups) -> dict[str, Any]:
@@ -83,7 +90,7 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
     first = facts["difference_to"]
     table = [["", "seeds"]]
     for key in _COMPARED:
-        table[0] += [MEASURES[key], f"less {first}"]
+        table[0] += [MEASURES[key], f"minus {first}"]
     for name, group in facts["groups"].items():
         row = [name, str(len(group["whdr"]["rates"]))]
         for key in _COMPARED:

@@ -188,7 +188,7 @@ def load(path: str) -> Config:
     file, _, variant = path.partition(":")
     source = pathlib.Path(file)
     if not source.is_file():
-        there = [str(p) for p in sorted(source.parent.glob("*.py"))] if source.parent.is_dir() else []
+        there = [str(p) for p in sorted(source.parent.glob("*.py"))]
         hint = did_you_mean(file, there) or f" Available: {', '.join(there) or 'none'}."
         raise ConfigError(f"no configuration file {file}.{hint}")
     try:

@@ -26,7 +26,7 @@ from reldepth_jax.metrics.ordinal import ErrorCounts
 Predict = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "h w"]]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-LabelledPairs = tuple[ordinal.PixelPairs, Int8[np.ndarray, "n"]]
+LabelledPairs = tuple[ordinal.PixelPairs, Int8[np.ndarray, "_n"]]
 """Pairs of one image and their relations."""
 
 MEASURES = {
@@ -121,9 +121,9 @@ class Evaluation:
         )
         return (
             f"{self.num_images} images; {self.config.pairs_per_image} random pairs an image and as"
-            f" many with rows < {ordinal.ROW_BAND:.0%} of the height apart, seed"
+            f" many with rows < {100 * ordinal.ROW_BAND:g} % of the height apart, seed"
             f" {self.config.seed}. WHDR: the {pairs} (same row: {row_pairs}) whose depths differ by"
-            f" more than {self.config.sigma:.1%} of the nearer; a tie is wrong (rule: half wrong)."
+            f" more than {100 * self.config.sigma:g} % of the nearer; a tie is wrong (rule: half)."
             f"{tau} Errors are pooled over pairs, with 95 % bootstrap intervals over images."
         )
 

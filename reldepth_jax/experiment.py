@@ -131,4 +131,4 @@ def _first_state(
     console.print(
         f"starting from {config.init_from}, step {other.step}", highlight=False, soft_wrap=True
     )
-    return model, dataclasses.replace(state, params=other.params, stats=other.stats)
+    return model, state._replace(params=other.params, stats=other.stats)

@@ -17,6 +17,7 @@ import reldepth_jax
 from reldepth_jax import visualise
 from reldepth_jax.conventions import Polarity
 from reldepth_jax.data import geometry, io
+from reldepth_jax.errors import UserError
 
 MANIFEST = "predictions.json"
 
@@ -44,7 +45,7 @@ class Predictor:
         return geometry.resize_score(score, (height, width))
 
 
-class PredictError(ValueError):
+class PredictError(UserError):
     """A request that cannot be met as a whole, in one line."""
 
 

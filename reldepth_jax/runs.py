@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from reldepth_jax import config as config_module
 from reldepth_jax.checkpoint import Checkpoints

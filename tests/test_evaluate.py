@@ -1,5 +1,6 @@
 """Evaluation of fake predictors on small sources, against loops and closed forms."""
 
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from reldepth_jax import compare, evaluate
 from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig
+from reldepth_jax.conventions import Sample
 from reldepth_jax.metrics import ordinal
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,7 +30,7 @@ class Scenes:
     def __len__(self):
         return self.count
 
-    def __getitem__(self, index):
+    def __getitem__(self, index) -> Sample:
         rng = np.random.default_rng(index)
         depth = np.exp(rng.integers(0, 30, self.shape) / 25).astype(np.float32)
         depth[:4] = np.inf
@@ -47,7 +49,7 @@ class OneScene:
     def __len__(self):
         return 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index) -> Sample:
         image = np.zeros((*self.depth.shape, 3), np.uint8)
         return {"image": image, "depth": self.depth, "mask": self.mask}
 
@@ -56,7 +58,7 @@ def noisy(image):
     """A score that knows some of the depth of `Scenes`, with ties and NaN."""
     rng = np.random.default_rng(1000 + int(image[0, 0, 0]))
     depth = Scenes(1, *image.shape[:2])[int(image[0, 0, 0])]["depth"]
-    score = np.log(np.nan_to_num(depth, posinf=20.0)) + rng.normal(0, 0.5, depth.shape)
+    score = np.log(np.nan_to_num(depth, nan=1.0, posinf=20.0)) + rng.normal(0, 0.5, depth.shape)
     score[rng.random(depth.shape) < 0.01] = np.nan
     return np.round(score, 1).astype(np.float32)
 
@@ -125,7 +127,7 @@ def test_the_rule_is_right_on_a_ground_plane_and_worth_a_coin_within_a_row():
 def test_the_true_depth_has_no_error():
     depth = Scenes()[0]["depth"]
     result = evaluate.evaluate(
-        lambda image: depth, OneScene(depth, ~np.isnan(depth)), CONFIG, tau=evaluate.Taus(0, 0)
+        lambda image: depth, OneScene(depth, ~np.isnan(depth)), CONFIG, tau=evaluate.Taus(0.0, 0.0)
     )
     assert [counts.rate for counts in result.model.values()] == [0] * 5
     assert result.rule["whdr"].rate > 0.3
@@ -182,6 +184,11 @@ def test_results_survive_json_and_nothing_counted_is_null():
     assert sum(facts["model"]["wkdr"]["total"]) == 5 * 300
     assert facts["protocol"]["tau"] == {"model": 0.3, "rule": 0.1}
     assert facts["protocol"]["pairs_per_image"] == 300
+    columns = np.zeros((64, 8), bool)
+    columns[::32, 0] = True  # pairs, but none within a row
+    lonely = evaluate.evaluate(flat, OneScene(np.exp(np.mgrid[:64, :8].sum(0)), columns), CONFIG)
+    assert lonely.model["whdr"].total.sum() == 300
+    assert lonely.model["same_row"].total.sum() == 0
     empty = evaluate.evaluate(flat, OneScene(np.ones((8, 8)), np.zeros((8, 8), bool)), CONFIG)
     facts = json.loads(json.dumps(empty.to_json(), allow_nan=False))
     assert facts["model"]["whdr"]["rate"] is None
@@ -189,7 +196,7 @@ def test_results_survive_json_and_nothing_counted_is_null():
 
 def test_the_table_shows_errors_in_percent_and_the_protocol_in_words():
     result = evaluate.evaluate(noisy, Scenes(), CONFIG, tau=evaluate.Taus(0.3, 0.1))
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(result.table("a title"))
     text = console.export_text()
     for counts in (*result.model.values(), *result.rule.values()):
@@ -197,7 +204,14 @@ def test_the_table_shows_errors_in_percent_and_the_protocol_in_words():
         assert f"{100 * counts.rate:.1f} %" in text
         assert f"{100 * low:.1f}–{100 * high:.1f}" in text
     protocol = result.protocol()
-    for fact in ("5 images", "300 random pairs", "seed 3", "2.0%", "tau 0.3", "rule: 0.1"):
+    for fact in (
+        "5 images",
+        "300 random pairs",
+        "seed 3",
+        "2 % of the nearer",
+        "tau 0.3",
+        "rule: 0.1",
+    ):
         assert fact in protocol
 
 
@@ -261,13 +275,18 @@ def test_the_comparison_becomes_a_markdown_table_and_a_picture():
     assert len({line.count("|") for line in lines[:5]}) == 1
     rate = 100 * both["two"][0].model["whdr"].rate
     assert f"| {rate:.1f} [" in lines[3]
-    assert compare.picture(both).shape[1] > 4 * 50
+    sheet = compare.picture(both)
+    assert sheet.shape[1] > 4 * 50
+    firsts = {name: group[:1] for name, group in both.items()}
+    np.testing.assert_array_equal(sheet, compare.picture(firsts))
+    shown_second = compare.picture({"one": both["one"][1:], "two": both["two"]})
+    assert not np.array_equal(sheet, shown_second)
 
 
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        ({"eval": EvalConfig(seed=1)}, "eval"),
+        ({"eval": EvalConfig(seed=1)}, "eval.seed"),
         ({"data": DataConfig(crop=(64, 64))}, "data.crop"),
         ({"data": DataConfig(source=Choice("folder", root="x"))}, "data.source"),
     ],

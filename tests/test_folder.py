@@ -94,6 +94,7 @@ INF = np.inf
         # None: without ground truth.
         ({}, [None, 2, 4, 255, None, INF, None, None, None]),
         ({"scale": 0.5, "invalid": (4.0,)}, [None, 1, None, 127.5, None, INF, None, None, None]),
+        ({"scale": 0.5, "offset": 3.0}, [None, 2.5, 3.5, 129, None, INF, None, None, None]),
         ({"infinity": (255.0,)}, [None, 2, 4, INF, None, INF, None, None, None]),
         ({"polarity": "disparity"}, [None, 1 / 2, 1 / 4, 1 / 255, *[None] * 5]),
         (

@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from reldepth_jax.errors import UserError
+
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .ppm .pgm .pbm .gif".split()
 )
@@ -35,7 +37,7 @@ _MAP_FORMATS = ("PNG", "TIFF")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-class UnreadableFile(ValueError):
+class UnreadableFile(UserError):
     """A file that cannot be used, in one line: the path and the reason."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
@@ -206,7 +208,7 @@ def _open(
         if file.read(256).lstrip().startswith(b"<"):
             raise UnreadableFile(path, "is a web page, not an image; download it again") from None
         known = ", ".join(formats)
-        raise UnreadableFile(path, f"is not an image in a known format ({known})") from None
+        raise UnreadableFile(path, f"is not an image that can be read ({known})") from None
     _check_size(*image.size)
     return image
 

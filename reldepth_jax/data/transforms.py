@@ -12,7 +12,7 @@ from reldepth_jax.data.geometry import resize_image, resize_map_nearest
 class TrainTransform:
     """Resize to cover the crop at a random zoom, crop at random, mirror, jitter colours.
 
-    Source: random crop and horizontal flip as in Xian et al., CVPR 2018, Section 4. The aspect ratio
+    Source: random crop and horizontal flip, Xian et al., CVPR 2018, Section 4. The aspect ratio
     is kept; depth is resized by nearest neighbour, because blended labels are no one's depth.
     """
 

@@ -1,7 +1,7 @@
 """Improved ranking loss for relative depth.
 
 Source: Xian et al., "Monocular Relative Depth Perception with Web Stereo Data Supervision", CVPR
-2018, Section 3.2, Eqs. (1)-(3); with `drop_easiest=0` the ranking loss of Chen et al., "Single-Image
+2018, Section 3.2, Eqs. (1)-(3); with `drop_easiest=0` that of Chen et al., "Single-Image
 Depth Perception in the Wild", NIPS 2016.
 Axes: *b batch, n point pairs. Units: depth positive, up to scale; score unitless.
 Sign: relation +1 means that the first point is farther; score grows with distance.
@@ -42,7 +42,7 @@ def pair_loss(
 ) -> Float[Array, "*b n"]:
     """Eq. (3): log(1 + exp(-(z_i - z_j) l)) where l != 0, (z_i - z_j)^2 where l == 0."""
     difference = score_i - score_j
-    # Not log(1 + exp(x)): that is infinite from x = 89 in float32. Each branch sees a zero where the
+    # Not log(1 + exp(x)): that is inf from x = 89 in float32. Each branch sees a zero where the
     # other one counts, so that an overflow in it cannot reach the gradient.
     unequal = relation != 0
     logistic = jax.nn.softplus(-jnp.where(unequal, difference, 0.0) * relation)

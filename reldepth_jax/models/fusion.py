@@ -31,7 +31,7 @@ def decoder_conv(
 class ResidualConvUnit(nnx.Module):
     """Figure 4(c): x + conv(relu(conv(relu(x)))), two 3x3 convolutions of equal width.
 
-    Options: `decoder_norm="batch"` normalises after the first convolution; `skip_relu` adds relu(x).
+    `decoder_norm="batch"` normalises after the first convolution; `skip_relu` adds relu(x).
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):

@@ -17,8 +17,8 @@ from reldepth_jax.models.layers import BatchNorm
 from reldepth_jax.ops.upsample import upsample_2x
 from reldepth_jax.registry import ENCODERS
 
-IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32)
+IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32).reshape(1, 1, 1, 3)
+IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32).reshape(1, 1, 1, 3)
 
 
 class AdaptiveOutput(nnx.Module):

@@ -2,7 +2,6 @@
 
 import jax
 import optax
-from flax import nnx
 
 from reldepth_jax.config import OptimConfig
 
@@ -43,9 +42,9 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
     return optax.chain(*stages)
 
 
-def _kernels(params: nnx.State) -> nnx.State:
+def _kernels(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def _encoder(params: nnx.State) -> nnx.State:
+def _encoder(params: optax.Params) -> optax.Params:
     return jax.tree.map_with_path(lambda path, _: path[0].key == "encoder", params)

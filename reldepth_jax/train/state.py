@@ -1,9 +1,7 @@
 """Everything that a step changes, as one pytree."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -12,9 +10,7 @@ from jaxtyping import Array, Int
 from reldepth_jax.models.reldepth_net import RelDepthNet
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
+class TrainState(NamedTuple):
     """State after `step` steps. There is no key: randomness is a function of (seed, step)."""
 
     step: Int[Array, ""]

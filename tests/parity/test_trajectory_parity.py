@@ -1,7 +1,7 @@
 """Five steps of training against torch: same weights, batches and pairs, SGD with momentum.
 
 Ours is the project's own optimiser and step. The reference is torch's network and `torch.optim.SGD`
-driven by the gradient of the NumPy loss. Float32, images 64x96, a narrow decoder.
+driven by the gradient of the NumPy loss, in float64. Images 64x96, a narrow decoder.
 """
 
 import math
@@ -30,6 +30,8 @@ LOSS = 1e-4
 # Relative to how far each parameter moved, not to its size.
 MOVEMENT = 5e-3
 STATISTICS = 1e-4
+# Absolute, of biases of order 0.1.
+IDLE = 1e-6
 
 STEPS, PLANNED = 5, 8
 SIGMA, DROP = 0.02, 0.25
@@ -39,7 +41,7 @@ OPTIM = OptimConfig(
     encoder_lr_scale=0.1,
     momentum=0.9,
     # Large, so that decay of what must not decay would show.
-    weight_decay=0.05,
+    weight_decay=0.5,
     schedule="cosine",
     final_lr_scale=0.1,
 )
@@ -90,8 +92,8 @@ def train_torch(module: TorchRelDepthNet, batches: list, pairs: list) -> list[fl
     for step, (batch, (first, second)) in enumerate(zip(batches, pairs, strict=True)):
         for group, (encoder, _) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = learning_rate(step) * (OPTIM.encoder_lr_scale if encoder else 1.0)
-        image = (batch["image"] / np.float32(255)).transpose(0, 3, 1, 2)
-        score = module(torch.from_numpy(image.copy()))
+        image = (batch["image"] / 255).transpose(0, 3, 1, 2)
+        score = module(torch.tensor(image))
         value, gradient = ranking_of_maps(
             score.detach().numpy(),
             batch["depth"],
@@ -103,7 +105,7 @@ def train_torch(module: TorchRelDepthNet, batches: list, pairs: list) -> list[fl
             drop_easiest=DROP,
         )
         optimizer.zero_grad()
-        score.backward(torch.from_numpy(gradient.astype(np.float32)))
+        score.backward(torch.from_numpy(gradient))
         optimizer.step()
         losses.append(value)
     return losses
@@ -114,15 +116,17 @@ def test_five_training_steps_agree(options: dict[str, Any], parity: Callable[...
     module = TorchRelDepthNet(Options(encoder="resnet18", decoder_width=16, **options))
     randomise(module, seed=0)
     config = ModelConfig(encoder=Choice("resnet18"), decoder_width=16, **options)
-    model = build(config, rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
     load(model, module)
+    module.double()
     start = {name: value.numpy().copy() for name, value in module.state_dict().items()}
     batches, pairs = make_batches(), make_pairs()
     losses = train_torch(module, batches, pairs)
     end = {name: value.numpy() for name, value in module.state_dict().items()}
 
     optimizer = make_optimizer(OPTIM, PLANNED)
-    state = create(model, optimizer)
+    _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    state = create(params, stats, optimizer)
     our_losses = []
     loss = RankingLoss(sigma=SIGMA, drop_easiest=DROP)
 
@@ -131,9 +135,7 @@ def test_five_training_steps_agree(options: dict[str, Any], parity: Callable[...
         first, second = batch["pairs"]  # pyright: ignore[reportGeneralTypeIssues, reportTypedDictNotRequiredAccess]
         return Pairs(first, second, first >= 0)
 
-    train_step = jax.jit(
-        make_train_step(model, loss, given_pairs, optimizer, seed=0, sigma=SIGMA)
-    )
+    train_step = jax.jit(make_train_step(model, loss, given_pairs, optimizer, seed=0, sigma=SIGMA))
     for batch, step_pairs in zip(batches, pairs, strict=True):
         state, metrics = train_step(state, {**batch, "pairs": step_pairs})
         our_losses.append(float(metrics["loss"]))
@@ -143,8 +145,10 @@ def test_five_training_steps_agree(options: dict[str, Any], parity: Callable[...
     for step, (ours, theirs) in enumerate(zip(our_losses, losses, strict=True)):
         parity(f"{case}: loss {step}", {"loss": np.array(ours)}, {"loss": np.array(theirs)}, LOSS)
     ours = as_torch(state.params)
-    # A bias before BatchNorm has no gradient but rounding.
-    idle = {name for name in ours if options and name.endswith("conv1.bias")}
+    # The ranking loss does not see an added constant, BatchNorm removes one: rounding moves these.
+    idle = {name for name in ours if options and name.endswith("conv1.bias")} | {"head.conv2.bias"}
+    for name in idle:
+        assert np.abs(ours[name] - start[name]).max() < IDLE, name
     parity(
         f"{case}: movement",
         {name: value - start[name] for name, value in ours.items() if name not in idle},

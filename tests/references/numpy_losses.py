@@ -76,7 +76,7 @@ def ranking_of_maps(
     sigma: float,
     drop_easiest: float,
 ) -> tuple[float, np.ndarray]:
-    """The ranking loss of maps (b, h, w) at flat pixel indices (b, n), and its gradient (b, h, w)."""
+    """The ranking loss of maps (b, h, w) at flat indices (b, n), and its gradient by `score`."""
     batch, count = first.shape
     z, g, m = (x.reshape(batch, -1) for x in (score, depth, mask))
     labels, where = np.zeros((batch, count), int), np.zeros((batch, count), bool)
@@ -116,7 +116,7 @@ def normalised(depths: Sequence[float], method: str) -> list[float]:
 def regression(
     score: np.ndarray, depth: np.ndarray, mask: np.ndarray, method: str, power: int
 ) -> tuple[float, np.ndarray]:
-    """Mean of |z - target|^power over the valid pixels of the batch, and its gradient by `score`."""
+    """Mean of |z - target|^power over the batch's valid pixels, and its gradient by `score`."""
     total, gradient = 0.0, np.zeros(score.shape)
     count = int(mask.sum())
     for b in range(len(score)):

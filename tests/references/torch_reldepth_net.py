@@ -122,6 +122,6 @@ class TorchRelDepthNet(nn.Module):
         self.head = AdaptiveOutput(options)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        mean = torch.tensor([0.485, 0.456, 0.406], dtype=images.dtype).view(1, 3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225], dtype=images.dtype).view(1, 3, 1, 1)
         return self.head(self.decoder(self.encoder((images - mean) / std)))[:, 0]

@@ -3,12 +3,11 @@
 Strict both ways: every leaf of the model is filled, every entry of the state dict is used.
 """
 
+import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
-from jax import numpy as jnp
 from torch import nn
-
-import numpy as np
 
 _TORCH_LEAF = {
     "kernel": "weight",
@@ -47,10 +46,11 @@ def load(model: nnx.Module, module: nn.Module) -> None:
         value = entries.pop(torch_name(path))
         if value.ndim == 4:
             value = value.transpose(2, 3, 1, 0)
-        if value.shape != variable.get_value().shape:
-            raise ValueError(f"{torch_name(path)}: {value.shape}, {variable.get_value().shape}")
+        old = variable.get_value()
+        if value.shape != old.shape:
+            raise ValueError(f"{torch_name(path)}: {value.shape}, expected {old.shape}")
         # A copy: on CPU `asarray` may share memory that torch later changes in place.
-        filled.append((path, variable.replace(jnp.array(value, copy=True))))
+        filled.append((path, variable.replace(jnp.array(value, old.dtype, copy=True))))
     if entries:
         raise ValueError(f"left over: {', '.join(entries)}")
     nnx.update(model, nnx.from_flat_state(filled))

@@ -11,13 +11,14 @@ import numpy as np
 
 from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data import geometry, io
+from reldepth_jax.errors import UserError
 from reldepth_jax.registry import SOURCES
 
 _ASPECT_TOLERANCE = 0.02
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*")
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that cannot be used as it is described, in one line."""
 
 
@@ -46,6 +47,8 @@ class Folder:
     """Whether larger values are farther (depth) or nearer (disparity, inverse depth)."""
     scale: float = 1.0
     """What file values are multiplied by, e.g. 0.001 from millimetres."""
+    offset: float = 0.0
+    """What is added to file values before that, e.g. Middlebury's `doffs` to disparities."""
     invalid: tuple[float, ...] = (0.0,)
     """File values that mean "not measured". NaN and what gives a negative depth never count."""
     infinity: tuple[float, ...] = ()
@@ -100,7 +103,7 @@ class Folder:
     def _depth(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         infinite = np.isin(values, np.array(self.infinity, np.float32))
         mask = ~np.isin(values, np.array(self.invalid, np.float32))
-        scaled = values * np.float32(self.scale)
+        scaled = (values + np.float32(self.offset)) * np.float32(self.scale)
         if self.polarity == "disparity":
             with np.errstate(divide="ignore", over="ignore"):
                 # Adding zero turns -0 into 0, whose reciprocal is +inf.

@@ -106,7 +106,7 @@ class ResNet(nnx.Module):
         self.channels = (64 * e, 128 * e, 256 * e, 512 * e)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
-        """Return the taps at strides 4, 8, 16 and 32; `images` have ImageNet mean 0, deviation 1."""
+        """Return the taps at strides 4, 8, 16 and 32; `images` as ImageNet weights expect them."""
         x = max_pool_3x3(jax.nn.relu(self.bn1(self.conv1(images))))
         taps = []
         for stage in range(1, 5):

@@ -194,9 +194,10 @@ def shadowed(
 
 
 def _slabs_at(start, ray):
+    # Not middle -+ half: that is NaN for a ray along a face.
     inverse = 1 / ray
-    middle, half = -start * inverse, np.abs(inverse)
-    return (middle - half).max(0), (middle + half).min(0)
+    one, other = (-1 - start) * inverse, (1 - start) * inverse
+    return np.minimum(one, other).max(0), np.maximum(one, other).min(0)
 
 
 def _ball_at(start, ray):

@@ -34,6 +34,10 @@ PALETTES = {
 }
 
 
+Number = int | float
+Vector = tuple[Number, Number, Number]
+
+
 class Surfaces(NamedTuple):
     """How each solid looks: which texture between which two linear RGB colours."""
 
@@ -49,14 +53,14 @@ class Light(NamedTuple):
     """One lamp or sun, and light from everywhere."""
 
     is_sun: bool
-    place: tuple[float, float, float]
+    place: Vector
     """World: of the lamp, or the direction towards the sun."""
     strength: float
     """Of the direct light over the ambient light (of a lamp at the distance `reach`)."""
     reach: float
     """Metres at which a lamp's light has fallen to half."""
-    color: tuple[float, float, float]
-    sky: tuple[float, float, float]
+    color: Vector
+    sky: Vector
     """Linear RGB of the ambient light and, lighter towards the horizon, of the sky."""
     visibility: float
     """Metres at which haze leaves 2 % of the contrast (Koschmieder); inf indoors."""
@@ -65,7 +69,7 @@ class Light(NamedTuple):
 class Camera(NamedTuple):
     """Where the camera is, and how it looks from there. Angles in radians."""
 
-    place: tuple[float, float, float]
+    place: Vector
     yaw: float
     pitch: float
     """Up is positive."""
@@ -125,7 +129,7 @@ class Kit:
         self._taken: list[tuple[float, float, float]] = []
         self.stand(0, 0, 0, 0)
 
-    def stand(self, x: float, y: float, z: float, heading: float) -> None:
+    def stand(self, x: Number, y: Number, z: Number, heading: Number) -> None:
         """Place the following solids relative to this point and heading."""
         self._at = (x, y, z, heading, math.cos(heading), math.sin(heading))
 
@@ -137,10 +141,10 @@ class Kit:
     def add(
         self,
         kind: int,
-        offset: tuple[float, float, float],
-        half: tuple[float, float, float],
+        offset: Vector,
+        half: Vector,
         material: int,
-        turn: tuple[float, float, float] = (0, 0, 0),
+        turn: Vector = (0, 0, 0),
     ) -> None:
         """Add a solid; `turn` is its own yaw, pitch and roll about z, x and y."""
         x, y, z, heading, cos, sin = self._at
@@ -149,7 +153,7 @@ class Kit:
         angles = (heading + turn[0], turn[1], turn[2])
         self._solids.append((kind, *place, *half, *angles, material))
 
-    def claim(self, x: float, y: float, radius: float) -> bool:
+    def claim(self, x: Number, y: Number, radius: Number) -> bool:
         """Reserve a disc of floor; False if it is taken."""
         for other_x, other_y, other in self._taken:
             if (x - other_x) ** 2 + (y - other_y) ** 2 < (radius + other) ** 2:
@@ -173,7 +177,7 @@ class Kit:
         return Scene(kind[keep], centre[keep], half[keep], axes[keep], chosen, light, camera)
 
 
-def floating(kit: Kit, scale: float) -> None:
+def floating(kit: Kit, scale: Number) -> None:
     """A board, rod, block, ball or drum at any angle, `scale` times household size."""
     draw = kit.draw
     turn = (draw.uniform(0, math.tau), draw.uniform(-1.5, 1.5), draw.uniform(-1.5, 1.5))

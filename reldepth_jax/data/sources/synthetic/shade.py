@@ -23,6 +23,8 @@ from reldepth_jax.data.sources.synthetic.scene import Light, Scene, rotation
 
 OCCLUDERS = 12
 """So many solids cast shadows: those that look largest from the camera."""
+CLOUDS = 512
+"""Cells along a side of the map of clouds."""
 
 
 def photograph(
@@ -34,7 +36,14 @@ def photograph(
     atlas: textures.Atlas,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the picture of `cast`'s answer."""
+    """Return the picture of what `cast` answered: sRGB-like, gamma 2, with random exposure.
+
+    Args:
+      scene: the world; `solids` are the same solids, in the same order, in camera axes.
+      depth: metres along the optical axis, inf for the sky.
+      index: which solid is seen; anything where depth is inf.
+      rng: exposure, blur, grain and clouds.
+    """
     height, width = depth.shape
     met = np.isfinite(depth)
     points = np.empty((3, depth.size), np.float32)
@@ -71,7 +80,9 @@ def photograph(
     return _develop(rgb, height, width, rng)
 
 
-def _surface(scene: Scene, solids: Solids, which: np.ndarray, points: np.ndarray):
+def _surface(
+    scene: Scene, solids: Solids, which: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Unit normal towards the camera, texel coordinates, texels per metre, cosine of the view."""
     count = len(solids.kind)
     density = np.float32(textures.SIZE) / scene.surfaces.tile
@@ -91,12 +102,13 @@ def _surface(scene: Scene, solids: Solids, which: np.ndarray, points: np.ndarray
     unit += origin
     kind = solids.kind.take(which)
 
+    # Which face of the cube a point is on; balls borrow the cube's faces for their texture.
     size = np.abs(unit)
     axis_x = (size[0] > size[1]) & (size[0] > size[2])
     axis_y = ~axis_x & (size[1] > size[2])
-    ground = kind == LEVEL
-    axis_x &= ~ground
-    axis_y &= ~ground
+    level = kind == LEVEL
+    axis_x &= ~level
+    axis_y &= ~level
     axis_z = ~(axis_x | axis_y)
     local = np.stack([axis_x, axis_y, axis_z]) * unit
     round_ = kind == BALL
@@ -104,7 +116,7 @@ def _surface(scene: Scene, solids: Solids, which: np.ndarray, points: np.ndarray
     tube &= unit[2] * unit[2] < unit[0] * unit[0] + unit[1] * unit[1]
     np.copyto(local, unit, where=round_ | tube)
     local[2] *= ~tube
-    np.copyto(local[2], 1, where=ground)
+    np.copyto(local[2], 1, where=level)
     normal = (matrix * local[:, None]).sum(0)
     length = np.sqrt((normal * normal).sum(0))
     ray = (normal * points).sum(0)
@@ -117,6 +129,7 @@ def _surface(scene: Scene, solids: Solids, which: np.ndarray, points: np.ndarray
     around = np.flatnonzero(tube)
     s[around] = np.arctan2(unit[1, around], unit[0, around]) * texels[0, around]
     t[around] = flat[2, around]
+    # Positive everywhere near, because the conversion to whole texels rounds towards zero.
     shift = np.float32(1 << 14)
     return normal, s + shift, t + shift, got[15], np.maximum(lean, np.float32(0.02))
 
@@ -184,10 +197,6 @@ def _air(
         at = (place * 24 + rng.integers(1 << 12, size=(2, 1))).astype(int) % CLOUDS
         thick = np.clip(_clouds()[at[0], at[1]] - (1.2 - cover), 0, 1) * climb[open_sky]
         rgb[:, open_sky] += thick * (1.3 * bright - rgb[:, open_sky])
-
-
-CLOUDS = 512
-"""Cells along a side of the map of clouds."""
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 
+from reldepth_jax.config import ConfigError
 from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data.sources.synthetic import textures
 from reldepth_jax.data.sources.synthetic.indoor import room
@@ -37,11 +38,19 @@ class SyntheticScenes:
     outdoor: float = 0.35
     """Share of scenes in the open air."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.length < 1:
+            name, least = ("seed", 0) if self.seed < 0 else ("length", 1)
+            got = getattr(self, name)
+            raise ConfigError(f"data.source.{name} must be at least {least}, got {got}")
+        if not 0 <= self.outdoor <= 1:
+            raise ConfigError(f"data.source.outdoor must be from 0 to 1, got {self.outdoor}")
+
     def __len__(self) -> int:
         return self.length if self.split == "train" else min(self.length, 1000)
 
     def __getitem__(self, index: int) -> Sample:
-        """Render a scene; IndexError outside the split."""
+        """Render a scene; depth float32 in metres. IndexError outside the split."""
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         number = ("train", "val", "test").index(self.split)

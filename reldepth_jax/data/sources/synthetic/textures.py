@@ -43,16 +43,23 @@ def _grid(rng: np.random.Generator) -> tuple[Map, Map]:
     return u + amount * (_noise(rng, 4) - 0.5), v + amount * (_noise(rng, 4) - 0.5)
 
 
-def _noise(rng: np.random.Generator, cells: int) -> Map:
-    """Smooth periodic noise, 0..1, with `cells` random values along a side."""
-    values = rng.random((cells, cells), np.float32)
-    at = np.arange(SIZE, dtype=np.float32) * (cells / SIZE)
+@functools.cache
+def _smoothing(cells: int) -> Float32[np.ndarray, "s _cells"]:
+    """Matrix that interpolates `cells` periodic values smoothly to `SIZE`."""
+    at = np.arange(SIZE) * (cells / SIZE)
     low = at.astype(int)
     part = at - low
     part = part * part * (3 - 2 * part)
-    high = (low + 1) % cells
-    rows = values[low] * (1 - part[:, None]) + values[high] * part[:, None]
-    return rows[:, low] * (1 - part) + rows[:, high] * part
+    matrix = np.zeros((SIZE, cells), np.float32)
+    matrix[np.arange(SIZE), low] = 1 - part
+    matrix[np.arange(SIZE), (low + 1) % cells] += part
+    return matrix
+
+
+def _noise(rng: np.random.Generator, cells: int) -> Map:
+    """Smooth periodic noise, 0..1, with `cells` random values along a side."""
+    smoothing = _smoothing(cells)
+    return smoothing @ rng.random((cells, cells), np.float32) @ smoothing.T
 
 
 def _fractal(rng: np.random.Generator, cells: int, fade: float) -> Map:
@@ -80,7 +87,8 @@ def _lattice(u: Map, v: Map, across: int, down: int, shift: float) -> tuple[Map,
     """Cell numbers (column, row) and the place inside the cell (0..1) of shifted rows."""
     row = np.floor(v * down)
     along = u * across + row * shift
-    return np.floor(along) % across, row % down, along % 1, v * down % 1
+    column = np.floor(along)
+    return column % across, row % down, along - column, v * down - row
 
 
 def _per_cell(rng: np.random.Generator, column: Map, row: Map) -> Map:
@@ -123,7 +131,7 @@ def tiles(rng: np.random.Generator) -> Map:
     """Square tiles of slightly different shades with thin joints."""
     u, v = _grid(rng)
     cells = int(rng.integers(2, 9))
-    column, row, x, y = _lattice(u, v, cells, cells, 0)
+    column, row, x, y = _lattice(u, v, cells, cells, 0.0)
     joint = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < rng.uniform(0.02, 0.06)
     return np.where(joint, 0.0, 0.6 + 0.4 * _per_cell(rng, column, row)).astype(np.float32)
 
@@ -155,7 +163,7 @@ def weave(rng: np.random.Generator) -> Map:
     """Threads that pass over and under each other."""
     u, v = _grid(rng)
     cells = 2 * int(rng.integers(4, 16))
-    column, row, x, y = _lattice(u, v, cells, cells, 0)
+    column, row, x, y = _lattice(u, v, cells, cells, 0.0)
     over = (column + row) % 2 == 0
     bulge = np.sin(np.pi * np.where(over, x, y))
     return (bulge * np.where(over, 1.0, rng.uniform(0.5, 0.9))).astype(np.float32)
@@ -185,15 +193,16 @@ def cells(rng: np.random.Generator) -> Map:
     first = np.full((SIZE, SIZE), 9.0, np.float32)
     second, shade = first.copy(), first.copy()
     place = rng.random((count, count, 3), np.float32)
-    column, row, x, y = _lattice(u, v, count, count, 0)
+    column, row, x, y = _lattice(u, v, count, count, 0.0)
     for i in (-1, 0, 1):
         for j in (-1, 0, 1):
             near = place[(row.astype(int) + i) % count, (column.astype(int) + j) % count]
-            distance = np.hypot(near[..., 0] + j - x, near[..., 1] + i - y)
+            dx, dy = near[..., 0] + (j - x), near[..., 1] + (i - y)
+            distance = dx * dx + dy * dy
             second = np.minimum(second, np.maximum(first, distance))
             shade = np.where(distance < first, near[..., 2], shade)
             first = np.minimum(first, distance)
-    crack = second - first < rng.uniform(0.04, 0.12)
+    crack = np.sqrt(second) - np.sqrt(first) < rng.uniform(0.04, 0.12)
     return np.where(crack, 0.0, 0.35 + 0.65 * shade).astype(np.float32)
 
 

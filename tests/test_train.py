@@ -1,0 +1,339 @@
+"""Optimiser, step, loop and checkpoints."""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from reldepth_jax import experiment, runs
+from reldepth_jax.checkpoint import Checkpoints
+from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig, ModelConfig
+from reldepth_jax.config import OptimConfig, TrainConfig
+from reldepth_jax.conventions import Batch
+from reldepth_jax.losses.ranking import RankingLoss
+from reldepth_jax.pairs.uniform import UniformPairs
+from reldepth_jax.train import optim
+from reldepth_jax.train.interrupt import Interrupt, catch_interrupts
+from reldepth_jax.train.loop import NonFiniteError, fit
+from reldepth_jax.train.state import TrainState
+from reldepth_jax.train.step import make_forward, make_train_step
+
+TINY = Config(
+    data=DataConfig(crop=(32, 64), batch_size=2, prefetch=1),
+    model=ModelConfig(encoder=Choice("resnet18"), decoder_width=4, init="he"),
+    pairs=Choice("uniform", num_pairs=50),
+    optim=OptimConfig(name="adamw", learning_rate=1e-3),
+    train=TrainConfig(
+        steps=6, log_every=2, eval_every=3, eval_images=2, checkpoint_every=2, keep=10
+    ),
+    eval=EvalConfig(num_images=2, pairs_per_image=50),
+)
+QUIET = Console(quiet=True)
+
+
+def digest(state: object) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def a_batch(seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)),
+        "depth": jnp.asarray(rng.uniform(1, 9, (2, 32, 64)).astype(np.float32)),
+        "mask": jnp.asarray(rng.random((2, 32, 64)) < 0.9),
+    }
+
+
+def test_schedule_warms_up_and_decays_as_written():
+    config = OptimConfig(learning_rate=0.4, warmup_steps=10, final_lr_scale=0.1)
+    schedule = optim.make_schedule(config, 110)
+    expected = {0: 0.0, 5: 0.2, 10: 0.4, 60: 0.4 * (0.1 + 0.9 * 0.5), 110: 0.04}
+    for step, rate in expected.items():
+        assert schedule(step) == pytest.approx(rate, rel=1e-5)
+    constant = optim.make_schedule(OptimConfig(learning_rate=0.4, schedule="constant"), 110)
+    assert constant(0) == constant(109) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_encoder_learns_at_a_tenth_and_decay_spares_biases(name: str):
+    params = {
+        part: {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.ones(1)}
+        for part in ("encoder", "decoder")
+    }
+    config = OptimConfig(name=name, learning_rate=1.0, schedule="constant", weight_decay=0.5)
+    tx = optim.make_optimizer(config, 10)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    # SGD: gradient + decay; AdamW: the sign of the gradient (first step) + decay.
+    assert updates["decoder"]["kernel"][0, 0, 0, 0] == pytest.approx(-1.5, rel=1e-4)
+    assert updates["decoder"]["bias"][0] == pytest.approx(-1.0, rel=1e-4)
+    assert updates["encoder"]["kernel"][0, 0, 0, 0] == pytest.approx(-0.15, rel=1e-4)
+    assert updates["encoder"]["bias"][0] == pytest.approx(-0.1, rel=1e-4)
+
+
+def test_gradient_clipping_limits_the_global_norm():
+    config = OptimConfig(
+        learning_rate=1.0, schedule="constant", weight_decay=0.0, max_grad_norm=2.0, momentum=0.0
+    )
+    params = {"decoder": jnp.zeros(4)}
+    tx = optim.make_optimizer(config, 10)
+    updates, _ = tx.update({"decoder": jnp.full(4, 10.0)}, tx.init(params), params)
+    assert optax.tree.norm(updates) == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    model, state = runs.new_state(TINY)
+    tx = optim.make_optimizer(TINY.optim, TINY.train.steps)
+    step = make_train_step(model, RankingLoss(), UniformPairs(num_pairs=50), tx, seed=0, sigma=0.02)
+    return model, state, jax.jit(step)
+
+
+def test_a_step_changes_every_parameter_and_statistic(compiled):
+    _, state, step = compiled
+    new, metrics = step(state, a_batch())
+    changed = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), (state.params, state.stats), (new.params, new.stats)
+    )
+    assert all(jax.tree.leaves(changed))
+    assert int(new.step) == 1
+    assert metrics["finite"] == 1
+    assert 0 <= metrics["whdr"] <= 1
+
+
+def test_pairs_are_fresh_each_step_and_a_function_of_seed_and_step(compiled):
+    _, state, step = compiled
+    first, again = step(state, a_batch())[1], step(state, a_batch())[1]
+    later = step(state._replace(step=state.step + 1), a_batch())[1]
+    assert first["loss"] == again["loss"]
+    assert first["loss"] != later["loss"]
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(compiled):
+    _, state, step = compiled
+    broken = state._replace(
+        params=jax.tree.map(lambda p: p * jnp.nan if p.ndim == 1 else p, state.params)
+    )
+    new, metrics = step(broken, a_batch())
+    assert metrics["finite"] == 0
+    assert digest((new.params, new.stats, new.opt_state)) == digest(
+        (broken.params, broken.stats, broken.opt_state)
+    )
+    assert int(new.step) == 1
+
+
+def test_forward_uses_running_statistics(compiled):
+    model, state, _ = compiled
+    forward = jax.jit(make_forward(model))
+    images = a_batch()["image"]
+    both = forward(state.params, state.stats, images)
+    alone = forward(state.params, state.stats, images[:1])
+    np.testing.assert_allclose(both[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_keeps_parameters_statistics_and_scores_in_float32():
+    config = dataclasses.replace(
+        TINY, model=dataclasses.replace(TINY.model, dtype="bfloat16", decoder_width=16)
+    )
+    model, state = runs.new_state(config)
+    narrow = jax.jit(make_forward(model))(state.params, state.stats, a_batch()["image"])
+    wide_model, _ = runs.new_state(
+        dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
+    )
+    wide = jax.jit(make_forward(wide_model))(state.params, state.stats, a_batch()["image"])
+    assert narrow.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats))} == {
+        np.dtype("float32")
+    }
+    # bfloat16 has 8 bits of mantissa; some twenty layers of it.
+    assert jnp.max(jnp.abs(narrow - wide)) < 0.05 * jnp.max(jnp.abs(wide))
+    assert jnp.any(narrow != wide)
+
+
+class Steps:
+    """A train step that counts, and fails where it is told to."""
+
+    def __init__(self, bad_step: int = -1):
+        self.bad_step = bad_step
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        ok = jnp.asarray(float(int(state.step) != self.bad_step))
+        number = jnp.asarray(1.0)
+        metrics = {"loss": number, "whdr": number, "grad_norm": number, "finite": ok}
+        return state._replace(step=state.step + 1), metrics
+
+
+class NoRecords:
+    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
+        pass
+
+
+def run_loop(config: TrainConfig, step: Steps, interrupt: Interrupt | None = None, start: int = 0):
+    events: list[tuple[str, int]] = []
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for index in itertools.count(start):
+            events.append(("batch", index))
+            yield {"mask": np.ones((2, 1, 1), bool)}
+
+    state = TrainState(jnp.asarray(start), nnx.State({}), nnx.State({}), ())
+    final = fit(
+        state, batches(), step, config,
+        validate=lambda state, step: events.append(("validate", step)),
+        save=lambda state, step: events.append(("save", step)),
+        records=NoRecords(), interrupt=interrupt or Interrupt(), console=QUIET,
+    )  # fmt: skip
+    return final, events
+
+
+def test_the_loop_validates_saves_and_fetches_in_order():
+    config = TrainConfig(steps=5, eval_every=2, checkpoint_every=2, log_every=2)
+    final, events = run_loop(config, Steps())
+    assert int(final.step) == 5
+    assert events == [
+        ("validate", 0), ("batch", 0), ("batch", 1),
+        ("validate", 2), ("save", 2), ("batch", 2), ("batch", 3),
+        ("validate", 4), ("save", 4), ("batch", 4),
+        ("validate", 5), ("save", 5),
+    ]  # fmt: skip
+
+
+def test_a_finished_run_only_validates():
+    _, events = run_loop(TrainConfig(steps=5), Steps(), start=5)
+    assert events == [("validate", 5), ("save", 5)]
+
+
+def test_an_interrupt_saves_the_step_that_was_reached():
+    interrupt = Interrupt()
+    interrupt.received = signal.SIGTERM
+    final, events = run_loop(TrainConfig(steps=5, eval_every=5), Steps(), interrupt, start=2)
+    assert events == [("save", 2)]
+    assert int(final.step) == 2
+    assert interrupt.exit_code == 143
+
+
+def test_a_non_finite_loss_names_the_step():
+    with pytest.raises(NonFiniteError, match="step 4: loss"):
+        run_loop(TrainConfig(steps=9, log_every=3), Steps(bad_step=3))
+
+
+def test_signals_set_the_flag_once_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT)
+    with catch_interrupts() as interrupt:
+        assert not interrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.received == signal.SIGINT
+        assert interrupt.exit_code == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_checkpoints_restore_bits_and_keep_the_newest(tmp_path: pathlib.Path, compiled):
+    _, state, _ = compiled
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state._replace(step=jnp.asarray(step, jnp.int32)))
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 3]
+    like = runs.new_state(TINY, abstract=True)[1]
+    restored = checkpoints.restore(3, like)
+    assert int(restored.step) == 3
+    assert digest(restored.params) == digest(state.params)
+    assert digest(restored.opt_state) == digest(state.opt_state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    checkpoints.close()
+
+
+def test_an_unfinished_checkpoint_does_not_count(tmp_path: pathlib.Path):
+    (tmp_path / "00000007").mkdir()
+    (tmp_path / "00000008.orbax-checkpoint-tmp").mkdir()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    checkpoints.close()
+
+
+def final_state(workdir: pathlib.Path) -> TrainState:
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=10)
+    state = checkpoints.restore(6, runs.new_state(TINY, abstract=True)[1])
+    checkpoints.close()
+    return state
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tmp_path: pathlib.Path):
+    def train(name: str, steps: int) -> int:
+        config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=steps))
+        return experiment.train(config, tmp_path / name, QUIET)
+
+    # A constant rate, because a schedule over 4 steps is not the beginning of one over 6.
+    constant = dataclasses.replace(TINY.optim, schedule="constant")
+    global_tiny = dataclasses.replace(TINY, optim=constant)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "TINY", global_tiny)
+        assert train("whole", 6) == 0
+        assert train("parts", 4) == 0
+        assert train("parts", 6) == 0
+        assert digest(final_state(tmp_path / "whole")) == digest(final_state(tmp_path / "parts"))
+    lines = [json.loads(s) for s in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in lines if r["group"] == "train"] == [2, 4, 6]
+    assert (tmp_path / "parts/pictures/00000006.png").exists()
+    assert list((tmp_path / "parts/tensorboard").iterdir())
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(tmp_path: pathlib.Path):
+    runs.save_config(tmp_path, TINY)
+    changed = dataclasses.replace(TINY, loss=Choice("ranking", sigma=0.5))
+    with pytest.raises(runs.RunError, match=r"loss.sigma: 0.02 -> 0.5"):
+        experiment.train(changed, tmp_path, QUIET)
+    harmless = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, log_every=1))
+    assert runs.differences(TINY, harmless) == []
+
+
+def test_init_from_starts_from_the_other_weights(tmp_path: pathlib.Path):
+    one = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=1))
+    experiment.train(one, tmp_path / "first", QUIET)
+    # A vanishing rate: the weights after one step are those that the run started from.
+    second = dataclasses.replace(
+        one,
+        init_from=str(tmp_path / "first"),
+        optim=dataclasses.replace(TINY.optim, learning_rate=1e-30),
+        train=dataclasses.replace(one.train, seed=5),
+    )
+    experiment.train(second, tmp_path / "second", QUIET)
+    first, other = (runs.load_run(tmp_path / name) for name in ("first", "second"))
+    assert digest(first.params) == digest(other.params)
+    wider = dataclasses.replace(
+        second, model=dataclasses.replace(TINY.model, decoder_width=8), init_from=second.init_from
+    )
+    with pytest.raises(runs.RunError, match="another model"):
+        experiment.train(wider, tmp_path / "third", QUIET)
+
+
+def test_a_missing_run_is_one_clear_line(tmp_path: pathlib.Path):
+    with pytest.raises(runs.RunError, match="no config.json"):
+        runs.load_run(tmp_path)
+    runs.save_config(tmp_path, TINY)
+    with pytest.raises(runs.RunError, match="no checkpoint yet"):
+        runs.load_run(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: pathlib.Path, compiled):
+    _, state, _ = compiled
+    runs.save_config(tmp_path, TINY)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(3, state)
+    checkpoints.close()
+    (tmp_path / "checkpoints/00000003/manifest.ocdbt").unlink()
+    with pytest.raises(runs.RunError, match="checkpoint of step 3 cannot be read"):
+        runs.load_run(tmp_path)
