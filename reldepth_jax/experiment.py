@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 from rich.console import Console
@@ -10,8 +11,10 @@ from rich.console import Console
 from reldepth_jax import runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config
+from reldepth_jax.conventions import Batch
 from reldepth_jax.data.pipeline import make_source, train_batches
 from reldepth_jax.evaluate import contact_sheet, evaluate
+from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.predict import Predictor
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.runs import RunError
@@ -19,7 +22,7 @@ from reldepth_jax.train import loop, optim
 from reldepth_jax.train.interrupt import catch_interrupts
 from reldepth_jax.train.records import Records
 from reldepth_jax.train.state import TrainState
-from reldepth_jax.train.step import make_train_step
+from reldepth_jax.train.step import Metrics, make_train_step
 from reldepth_jax.visualise import save_picture
 
 _PICTURES = 6
@@ -28,6 +31,20 @@ _PICTURES = 6
 def image_size(config: Config) -> int:
     """Return the shorter side at which images are predicted."""
     return config.eval.image_size or min(config.data.crop)
+
+
+def step_function(
+    config: Config, model: RelDepthNet
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the configured training step, not compiled."""
+    return make_train_step(
+        model,
+        LOSSES.create(config.loss.name, **config.loss.options),
+        PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options),
+        optim.make_optimizer(config.optim, config.train.steps),
+        seed=config.train.seed,
+        sigma=config.eval.sigma,
+    )
 
 
 def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
@@ -51,6 +68,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep)
     with catch_interrupts() as interrupt:
         model, state = _first_state(config, checkpoints, console)
+        step_fn = step_function(config, model)
         workdir.mkdir(parents=True, exist_ok=True)
         runs.save_config(workdir, config)
         records = Records(workdir)
@@ -72,14 +90,6 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
                 soft_wrap=True,
             )
 
-        step_fn = make_train_step(
-            model,
-            LOSSES.create(config.loss.name, **config.loss.options),
-            PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options),
-            optim.make_optimizer(config.optim, config.train.steps),
-            seed=config.train.seed,
-            sigma=config.eval.sigma,
-        )
         started, first_step = time.monotonic(), int(state.step)
         try:
             state = loop.fit(
@@ -116,7 +126,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
 
 def _first_state(
     config: Config, checkpoints: Checkpoints, console: Console
-) -> tuple[runs.RelDepthNet, TrainState]:
+) -> tuple[RelDepthNet, TrainState]:
     latest = checkpoints.latest()
     if latest is not None:
         model, like = runs.new_state(config, abstract=True)

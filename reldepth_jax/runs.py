@@ -85,9 +85,7 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
     step = found[-1] if step is None else step
     model, like = new_state(config, abstract=True)
     restored = restore(checkpoints, step, like)
-    return Run(
-        folder, config, step, restored.params, restored.stats, model_fn(model, restored)
-    )
+    return Run(folder, config, step, restored.params, restored.stats, model_fn(model, restored))
 
 
 def restore(checkpoints: Checkpoints, step: int, like: state.TrainState) -> state.TrainState:

@@ -15,9 +15,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, help="configuration file, or file:variant")
-    parser.add_argument(
-        "--workdir", help="run directory (default: runs/NAME for configs/NAME.py)"
-    )
+    parser.add_argument("--workdir", help="run directory (default: runs/NAME for configs/NAME.py)")
     options, assignments = cli.parse(parser, overrides=True)
     settings = config.override(config.load(options.config), assignments)
     config.validate(settings)

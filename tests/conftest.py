@@ -1,4 +1,4 @@
-"""Set-up for all tests: run from the repository's root, compile once across processes."""
+"""Set-up for all tests: run from the repository's root, compile everything once."""
 
 import os
 import pathlib
@@ -12,9 +12,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.fixture(autouse=True, scope="session")
 def _at_the_root(tmp_path_factory: pytest.TempPathFactory):
     os.chdir(ROOT)
-    # Scripts run as subprocesses share what one of them has compiled.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("xla"))
+    # Shared between tests, and with the scripts that run as subprocesses.
+    cache = str(tmp_path_factory.mktemp("xla"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1"
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
 
 
 @pytest.fixture(autouse=True)

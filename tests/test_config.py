@@ -9,8 +9,17 @@ import sys
 import pytest
 
 from reldepth_jax import config as configuration
-from reldepth_jax.config import Choice, Config, ConfigError, DataConfig, from_dict, load
-from reldepth_jax.config import override, to_dict, validate
+from reldepth_jax.config import (
+    Choice,
+    Config,
+    ConfigError,
+    DataConfig,
+    from_dict,
+    load,
+    override,
+    to_dict,
+    validate,
+)
 
 CONFIGS = sorted(pathlib.Path("configs").glob("*.py"))
 
@@ -133,8 +142,10 @@ def test_file_mistakes_name_file_and_line(tmp_path: pathlib.Path):
 
 
 def test_json_round_trip_gives_the_same_experiment():
-    config = Config(loss=Choice("mae", normalisation="minmax"), train=dataclasses.replace(
-        Config().train, steps=7))
+    config = Config(
+        loss=Choice("mae", normalisation="minmax"),
+        train=dataclasses.replace(Config().train, steps=7),
+    )
     values = json.loads(json.dumps(to_dict(config)))
     again = from_dict(values)
     assert to_dict(again) == to_dict(config)
@@ -164,9 +175,11 @@ def test_every_leaf_of_the_configuration_is_read():
     unread = []
     for group in dataclasses.fields(configuration.Config):
         value = getattr(Config(), group.name)
-        names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else [
-            group.name
-        ]
+        names = (
+            [f.name for f in dataclasses.fields(value)]
+            if dataclasses.is_dataclass(value)
+            else [group.name]
+        )
         unread += [f"{group.name}.{name}" for name in names if f".{name}" not in sources]
     assert not unread
 

@@ -42,7 +42,9 @@ def imports(path: pathlib.Path) -> set[str]:
 
 
 def test_every_module_has_a_layer():
-    names = {p.stem for p in ROOT.glob("*.py")} | {p.parent.name for p in ROOT.glob("*/__init__.py")}
+    names = {p.stem for p in ROOT.glob("*.py")} | {
+        p.parent.name for p in ROOT.glob("*/__init__.py")
+    }
     assert names - {"__init__"} == set().union(*LAYERS)
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,15 @@ from rich.console import Console
 
 from reldepth_jax import experiment, runs
 from reldepth_jax.checkpoint import Checkpoints
-from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig, ModelConfig
-from reldepth_jax.config import OptimConfig, TrainConfig
+from reldepth_jax.config import (
+    Choice,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from reldepth_jax.conventions import Batch
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.pairs.uniform import UniformPairs
@@ -66,7 +74,7 @@ def test_schedule_warms_up_and_decays_as_written():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_encoder_learns_at_a_tenth_and_decay_spares_biases(name: str):
+def test_encoder_learns_at_a_tenth_and_decay_spares_biases(name: Literal["sgd", "adamw"]):
     params = {
         part: {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.ones(1)}
         for part in ("encoder", "decoder")
@@ -74,7 +82,7 @@ def test_encoder_learns_at_a_tenth_and_decay_spares_biases(name: str):
     config = OptimConfig(name=name, learning_rate=1.0, schedule="constant", weight_decay=0.5)
     tx = optim.make_optimizer(config, 10)
     grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates: dict = tx.update(grads, tx.init(params), params)[0]  # pyright: ignore[reportAssignmentType]: as nested as `params`
     # SGD: gradient + decay; AdamW: the sign of the gradient (first step) + decay.
     assert updates["decoder"]["kernel"][0, 0, 0, 0] == pytest.approx(-1.5, rel=1e-4)
     assert updates["decoder"]["bias"][0] == pytest.approx(-1.0, rel=1e-4)

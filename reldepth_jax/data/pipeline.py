@@ -23,9 +23,7 @@ def make_source(config: Config, split: Split) -> Source:
     return SOURCES.create(choice.name, split=split, size=config.data.crop, **choice.options)
 
 
-def train_batches(
-    config: Config, source: Source, *, start: int
-) -> Iterator[dict[str, np.ndarray]]:
+def train_batches(config: Config, source: Source, *, start: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield the batches of steps `start`, `start + 1`, … without end.
 
     Keys and shapes are those of `conventions.Batch`. Seeds are given to each stage explicitly, so
@@ -34,7 +32,7 @@ def train_batches(
     data, seed = config.data, config.train.seed
     transform = TrainTransform(data.crop, data.zoom, data.flip, data.color_jitter)
     dataset = (
-        grain.MapDataset.source(cast("grain.RandomAccessDataSource[Sample]", source))
+        grain.MapDataset.source(cast(grain.sources.RandomAccessDataSource[Sample], source))
         .shuffle(seed=seed)
         .repeat()
         .random_map(transform, seed=seed + 1)

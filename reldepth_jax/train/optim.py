@@ -33,7 +33,7 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
         )
     else:
         rule = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_kernels)
-    stages = [rule]
+    stages: list[optax.GradientTransformation] = [rule]
     if config.max_grad_norm > 0:
         stages.insert(0, optax.clip_by_global_norm(config.max_grad_norm))
     if config.encoder_lr_scale != 1:

@@ -1,6 +1,7 @@
 """One optimisation step and one forward pass, as pure functions to be compiled once."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +52,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        new = TrainState(
-            state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state
-        )
+        params = cast(nnx.State, optax.apply_updates(state.params, updates))
+        new = TrainState(state.step + 1, params, stats, opt_state)
         old = TrainState(state.step + 1, state.params, state.stats, state.opt_state)
         metrics = {
             "loss": value,

@@ -51,6 +51,7 @@ def gradient_parity(parity: Callable[..., None]) -> Callable[..., None]:
     """
 
     def check(case: str, attempts: Iterable[tuple[Arrays, Arrays]], tolerance: float) -> None:
+        got, expected = {}, {}
         for got, expected in attempts:
             error, worst = relative_error(got, expected)
             if error <= tolerance:

@@ -41,7 +41,9 @@ def test_every_encoder_has_a_count():
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_encoder_count_is_exact(name: str):
-    encoder = nnx.eval_shape(lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0)))
+    encoder = nnx.eval_shape(
+        lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    )
     assert count(nnx.state(encoder, nnx.Param)) == COUNTS[name][0]
     assert ENCODERS.extras(name)["num_params"] == COUNTS[name][0]
 

@@ -40,7 +40,9 @@ def images(seed: int) -> np.ndarray:
 def make_pair(name: str) -> tuple[TorchResNet, nnx.Module]:
     module = TorchResNet(name)
     randomise(module, seed=0)
-    model = nnx.eval_shape(lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    )
     load(model, module)
     return module.double(), model
 
@@ -94,8 +96,8 @@ def our_gradients(model: nnx.Module, *, training: bool) -> Callable[..., tuple]:
     function = jax.jit(jax.grad(projected, argnums=(0, 1), has_aux=True))
 
     def named_gradients(x: np.ndarray, directions: list[np.ndarray]) -> tuple:
-        directions = [np.float32(d) for d in directions]
-        (by_parameter, by_image), (taps, new_stats) = function(params, x, directions)
+        narrow = [np.float32(d) for d in directions]
+        (by_parameter, by_image), (taps, new_stats) = function(params, x, narrow)
         return taps, {"images": by_image, **as_torch(by_parameter)}, as_torch(new_stats)
 
     return named_gradients

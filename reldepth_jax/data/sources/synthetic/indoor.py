@@ -31,15 +31,15 @@ def room(draw: random.Random, rng: np.random.Generator) -> Scene:
 
     camera = _camera(draw, long, wide, high)
     kit.claim(camera.place[0], camera.place[1], 0.7)
-    if draw.random() < 0.35:
+    if draw.random() < 0.2:
         _partition(kit, long, wide, high)
     for _ in range(draw.randint(2, 6)):
         _on_walls(kit, long, wide, high)
-    for _ in range(draw.randint(3, 9)):
+    for _ in range(draw.randint(2, 6)):
         _on_floor(kit, long, wide, high)
     for _ in range(draw.randint(0, 3)):
         _from_ceiling(kit, long, wide, high)
-    for _ in range(draw.randint(2, 7)):
+    for _ in range(draw.randint(1, 4)):
         _in_air(kit, long, wide, high)
 
     warm = draw.uniform(-0.12, 0.2)
@@ -70,7 +70,7 @@ def _camera(draw: random.Random, long: float, wide: float, high: float) -> Camer
     return Camera(
         place=place,
         yaw=math.atan2(y - place[1], x - place[0]),
-        pitch=math.radians(min(max(draw.gauss(-5, 14), -38), 38)),
+        pitch=math.radians(min(max(draw.gauss(-3, 9), -38), 38)),
         roll=math.radians(roll_degrees(draw)),
         view=math.radians(draw.uniform(45, 85)),
     )

@@ -1,0 +1,184 @@
+"""One contract for every plug-in of a kind: a new file is tested the moment it exists."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from reldepth_jax.config import load
+from reldepth_jax.conventions import Batch, Pairs
+from reldepth_jax.experiment import step_function
+from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
+from reldepth_jax.runs import new_state
+
+CONFIGS = sorted(pathlib.Path("configs").glob("*.py"))
+
+
+def make_batch(depth: np.ndarray, mask: np.ndarray | None = None) -> Batch:
+    shape = depth.shape
+    return {
+        "image": jnp.asarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)),
+        "depth": jnp.asarray(depth, jnp.float32),
+        "mask": jnp.asarray(np.ones(shape, bool) if mask is None else mask),
+    }
+
+
+RANDOM = np.random.default_rng(0).uniform(1, 9, (2, 8, 12))
+SKY = np.where(RANDOM > 6, np.inf, RANDOM)
+DEPTHS = {
+    "random": make_batch(RANDOM),
+    "half masked": make_batch(RANDOM, RANDOM < 5),
+    "all masked": make_batch(RANDOM, np.zeros((2, 8, 12), bool)),
+    "masked NaN": make_batch(np.where(RANDOM < 5, RANDOM, np.nan), RANDOM < 5),
+    "one valid pixel": make_batch(RANDOM, np.arange(96).reshape(8, 12)[None] == [[[7]], [[9]]]),
+    "constant": make_batch(np.ones((2, 8, 12))),
+    "zero": make_batch(np.zeros((2, 8, 12))),
+    "tiny": make_batch(RANDOM * 1e-38),
+    "huge": make_batch(RANDOM * 1e37),
+    "sky": make_batch(SKY),
+    "only sky": make_batch(np.full((2, 8, 12), np.inf)),
+}
+SCORES = {"random": RANDOM - 5, "constant": RANDOM * 0, "extreme": (RANDOM - 5) * 1e8}
+
+
+def pairs_of(batch: Batch) -> Pairs:
+    return PAIR_SAMPLERS.create("uniform", num_pairs=200)(jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("name", LOSSES.entries)
+def test_a_loss_is_finite_with_finite_gradients(name: str, depth: str, score: str):
+    batch, loss = DEPTHS[depth], LOSSES.create(name)
+    scores = jnp.asarray(SCORES[score], jnp.float32)
+    value, gradient = jax.value_and_grad(loss)(scores, batch, pairs_of(batch))
+    assert value.shape == ()
+    assert jnp.isfinite(value)
+    assert jnp.all(jnp.isfinite(gradient))
+    assert value >= 0
+    assert jnp.all(jnp.where(batch["mask"], 0.0, gradient) == 0)
+    if depth == "all masked":
+        assert value == 0
+
+
+@pytest.mark.parametrize("name", LOSSES.entries)
+def test_a_loss_compiles_to_what_it_computes(name: str):
+    batch, loss = DEPTHS["half masked"], LOSSES.create(name)
+    score = jnp.asarray(RANDOM, jnp.float32)
+    pairs = pairs_of(batch)
+    np.testing.assert_allclose(
+        jax.jit(loss)(score, batch, pairs), loss(score, batch, pairs), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES.entries)
+def test_a_loss_prefers_the_truth_to_its_negative(name: str):
+    """Larger score means farther, for every loss."""
+    batch, loss = DEPTHS["random"], LOSSES.create(name)
+    truth = jnp.asarray(RANDOM, jnp.float32)
+    pairs = pairs_of(batch)
+    assert loss(truth / 9, batch, pairs) < loss(-truth / 9, batch, pairs)
+
+
+@pytest.mark.parametrize("name", PAIR_SAMPLERS.entries)
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_sampler_gives_distinct_valid_pixels_of_static_number(name: str, depth: str):
+    batch, sampler = DEPTHS[depth], PAIR_SAMPLERS.create(name)
+    pairs = sampler(jax.random.key(0), batch)
+    mask = np.asarray(batch["mask"]).reshape(2, -1)
+    shape = pairs.first.shape
+    assert shape == sampler(jax.random.key(1), DEPTHS["random"]).first.shape
+    for image in range(2):
+        valid = np.asarray(pairs.valid[image])
+        first, second = np.asarray(pairs.first[image]), np.asarray(pairs.second[image])
+        assert mask[image][first[valid]].all()
+        assert mask[image][second[valid]].all()
+        assert (first != second)[valid].all()
+        assert ((first >= 0) & (first < 96) & (second >= 0) & (second < 96)).all()
+        assert valid.all() == (mask[image].sum() >= 2)
+
+
+def test_uniform_pairs_are_uniform_over_valid_pixels():
+    mask = np.zeros((1, 6, 6), bool)
+    mask[0].flat[[3, 7, 8, 21, 35]] = True
+    batch = make_batch(np.ones((1, 6, 6)), mask)
+    pairs = PAIR_SAMPLERS.create("uniform", num_pairs=20_000)(jax.random.key(3), batch)
+    cells = np.zeros((36, 36))
+    np.add.at(cells, (np.asarray(pairs.first[0]), np.asarray(pairs.second[0])), 1)
+    counts = cells[cells > 0]
+    assert len(counts) == 5 * 4
+    # 20 equally likely ordered pairs: chi-square with 19 degrees of freedom, 99.99 % point 50.8.
+    assert np.sum((counts - 1000) ** 2 / 1000) < 50.8
+
+
+def test_pairs_differ_between_images_and_keys():
+    sampler = PAIR_SAMPLERS.create("uniform", num_pairs=50)
+    one = sampler(jax.random.key(0), DEPTHS["random"])
+    other = sampler(jax.random.key(1), DEPTHS["random"])
+    assert jnp.any(one.first[0] != one.first[1])
+    assert jnp.any(one.first != other.first)
+
+
+@pytest.mark.parametrize("name", ENCODERS.entries)
+def test_an_encoder_keeps_its_word_on_strides_channels_and_parameters(name: str):
+    encoder = nnx.eval_shape(
+        lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    )
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
+    assert count == ENCODERS.extras(name)["num_params"]
+    taps = nnx.eval_shape(lambda e, x: e(x), encoder, jnp.zeros((2, 64, 96, 3)))
+    assert [tap.shape for tap in taps] == [
+        (2, 64 // stride, 96 // stride, channels)
+        for stride, channels in zip((4, 8, 16, 32), encoder.channels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_builds_its_train_step(path: pathlib.Path):
+    config = load(str(path))
+    model, state = new_state(config, abstract=True)
+    height, width = config.data.crop
+    size = (config.data.batch_size, height, width)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*size, 3), jnp.uint8),
+        "depth": jax.ShapeDtypeStruct(size, jnp.float32),
+        "mask": jax.ShapeDtypeStruct(size, jnp.bool_),
+    }
+    after, metrics = jax.eval_shape(step_function(config, model), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert all(
+        (a.shape, a.dtype) == (b.shape, b.dtype)
+        for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
+    )
+    assert {metric.shape for metric in metrics.values()} == {()}
+
+
+def test_plug_ins_are_found_without_importing_them(tmp_path: pathlib.Path, monkeypatch):
+    package = tmp_path / "toys"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "ball.py").write_text(
+        "1 / 0\n"
+        "@TOYS.register('ball')\n"
+        "def ball(*, size, color: str = 'red'):\n"
+        "    return (size, color)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    toys = Registry("toy", "toys")
+    assert list(toys.entries) == ["ball"]
+    assert toys.lookup("ball").options == {"color": ("str", "'red'")}
+    with pytest.raises(ValueError, match="unknown toy 'bal'. Did you mean 'ball'"):
+        toys.lookup("bal")
+    with pytest.raises(ZeroDivisionError):
+        toys.create("ball", size=1)
+
+
+def test_one_name_cannot_be_registered_twice():
+    toys = Registry("toy", "reldepth_jax.losses")
+    toys.register("x")(dict)
+    with pytest.raises(ValueError, match="two plug-ins are called toy 'x'"):
+        toys.register("x")(list)
