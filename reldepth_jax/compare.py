@@ -115,9 +115,9 @@ def picture(groups: Groups) -> UInt8[np.ndarray, "_h _w 3"]:
     return visualise.grid(
         [
             [
-                row[0].image,
-                visualise.colorize(row[0].depth, row[0].mask),
-                *(visualise.colorize(each.score) for each in row),
+                visualise.enlarge(row[0].image),
+                visualise.enlarge(visualise.colorize(row[0].depth, row[0].mask)),
+                *(visualise.enlarge(visualise.colorize(each.score)) for each in row),
             ]
             for row in by_row
         ],

@@ -183,9 +183,9 @@ def contact_sheet(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "_h _w 3"]:
     return visualise.grid(
         [
             [
-                picture.image,
-                visualise.colorize(picture.depth, picture.mask),
-                visualise.colorize(picture.score),
+                visualise.enlarge(picture.image),
+                visualise.enlarge(visualise.colorize(picture.depth, picture.mask)),
+                visualise.enlarge(visualise.colorize(picture.score)),
             ]
             for picture in pictures
         ],

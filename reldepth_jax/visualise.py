@@ -90,6 +90,14 @@ def colorize(
     return picture
 
 
+def enlarge(
+    picture: UInt8[np.ndarray, "_h _w 3"], width: int = 192
+) -> UInt8[np.ndarray, "_H _W 3"]:
+    """Repeat pixels until the picture is at least `width` wide, so that a person can see it."""
+    factor = -(-width // picture.shape[1])
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def grid(
     rows: Sequence[Sequence[UInt8[np.ndarray, "_h _w 3"]]],
     column_titles: Sequence[str] = (),

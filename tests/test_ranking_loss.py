@@ -1,5 +1,7 @@
 """The ranking loss against loops written from Eqs. (1)-(3), its invariances and its extremes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +19,16 @@ ABSOLUTE = 1e-7
 HUGE, TINY = 1e30, 1e-30
 
 
-def random_pairs(seed: int, shape: tuple[int, int] = (3, 60)):
+def random_pairs(
+    seed: int, shape: tuple[int, int] = (3, 60)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Scores of both points, relation and validity: all three relations occur."""
     rng = np.random.default_rng(seed)
     score_i, score_j = (rng.normal(size=shape).astype(np.float32) * 3 for _ in range(2))
     return score_i, score_j, rng.integers(-1, 2, size=shape), rng.uniform(size=shape) > 0.2
 
 
+@functools.partial(jax.jit, static_argnames="drop_easiest")
 def loss_of(score_i, score_j, relation, where, drop_easiest=0.25):
     return ranking_loss(
         jnp.asarray(score_i),
@@ -83,7 +88,7 @@ def test_negative_sigma_is_refused():
 def test_share_outside_zero_to_one_is_refused(drop_easiest: float):
     score_i, score_j, relation, where = random_pairs(0)
     with pytest.raises(ValueError, match=r"drop_easiest must be in \[0, 1\), got"):
-        loss_of(score_i, score_j, relation, where, drop_easiest)
+        loss_of(score_i, score_j, relation, where, drop_easiest=drop_easiest)
 
 
 def test_pair_loss_agrees_with_the_equation():
@@ -101,7 +106,9 @@ def test_pair_loss_agrees_with_the_equation():
 def test_loss_and_gradient_agree_with_the_equations(seed: int, drop_easiest: float):
     pairs = random_pairs(seed)
     value, *gradients = numpy_losses.ranking(*pairs, drop_easiest)
-    got, got_gradients = jax.value_and_grad(loss_of, argnums=(0, 1))(*pairs, drop_easiest)
+    got, got_gradients = jax.value_and_grad(loss_of, argnums=(0, 1))(
+        *pairs, drop_easiest=drop_easiest
+    )
     np.testing.assert_allclose(got, value, rtol=RELATIVE)
     for ours, theirs in zip(got_gradients, gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=RELATIVE, atol=ABSOLUTE)
@@ -214,7 +221,7 @@ def test_unequal_pairs_of_any_score_are_finite(scores: tuple[float, float], drop
     score_i, score_j = (np.full((1, 4), score, np.float32) for score in scores)
     relation, where = np.array([[1, -1, 1, -1]]), np.ones((1, 4), bool)
     value, gradients = jax.value_and_grad(loss_of, argnums=(0, 1))(
-        score_i, score_j, relation, where, drop_easiest
+        score_i, score_j, relation, where, drop_easiest=drop_easiest
     )
     assert jnp.isfinite(value)
     assert all(jnp.isfinite(gradient).all() for gradient in gradients)

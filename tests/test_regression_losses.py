@@ -1,5 +1,8 @@
 """MAE and L2 on normalised depth against loops over float64, their invariances and extremes."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +38,14 @@ def as_batch(depth, mask) -> Batch:
     }
 
 
-def evaluate(name: str, method: str, score, depth, mask):
+@functools.cache
+def compiled(name: str, method: str) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    return jax.jit(jax.value_and_grad(LOSSES.create(name, normalisation=method)))
+
+
+def evaluate(name: str, method: str, score, depth, mask) -> tuple[jax.Array, jax.Array]:
     """Return the loss and its gradient."""
-    loss = LOSSES.create(name, normalisation=method)
-    function = jax.jit(jax.value_and_grad(loss))
-    return function(jnp.asarray(score), as_batch(depth, mask), no_pairs())
+    return compiled(name, method)(jnp.asarray(score), as_batch(depth, mask), no_pairs())
 
 
 def random_maps(seed: int, sky: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -101,3 +101,13 @@ def test_saved_picture_reads_back(tmp_path):
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
     assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+
+
+def test_enlarging_repeats_pixels_until_wide_enough():
+    small = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
+    large = visualise.enlarge(small, 11)
+    assert large.shape == (6, 15, 3)
+    for row in range(6):
+        for column in range(15):
+            assert (large[row, column] == small[row // 3, column // 3]).all()
+    np.testing.assert_array_equal(visualise.enlarge(small, 4), small)

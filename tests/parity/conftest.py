@@ -8,9 +8,9 @@ import pytest
 
 Arrays = Mapping[str, np.ndarray]
 
-# A ReLU whose input is within rounding of zero may fall on either side. Among a million of them
-# that happens every few inputs, and the gradient jumps: measured with torch alone, float32 against
-# float64, of one channel's bias by up to 15 %, of no parameter's norm by more than some percent.
+# A ReLU whose input is within rounding of zero may fall on either side, and the gradient jumps:
+# torch's own float32 and float64 differ by that. Of eight inputs to the network with ResNet-50 two
+# showed it, by up to 15 % of one channel's gradient and 2 % of the norm of one parameter's.
 # An error in a gradient is of order one.
 KINK = 0.1
 
@@ -51,16 +51,16 @@ def gradient_parity(parity: Callable[..., None]) -> Callable[..., None]:
     """
 
     def check(case: str, attempts: Iterable[tuple[Arrays, Arrays]], tolerance: float) -> None:
-        got, expected = {}, {}
         for got, expected in attempts:
             error, worst = relative_error(got, expected)
             if error <= tolerance:
-                break
+                parity(case, got, expected, tolerance)
+                return
             print(f"{case}: next input, because of {error:.1e} in {worst}")
             for name, target in expected.items():
                 off = np.linalg.norm(got[name] - target) / np.linalg.norm(target)
                 assert off <= KINK, f"{case}: {off:.2e} in the norm of {name}, tolerance {KINK}"
-        parity(case, got, expected, tolerance)
+        pytest.fail(f"{case}: no input is within the tolerance {tolerance:.0e}")
 
     return check
 

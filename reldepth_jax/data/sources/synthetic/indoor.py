@@ -21,7 +21,7 @@ TURN = math.tau
 def room(draw: random.Random, rng: np.random.Generator) -> Scene:
     """Return a random room, seen from inside."""
     kit = Kit(draw)
-    long, wide = draw.uniform(2.0, 6.0), draw.uniform(1.6, 4.0)
+    long, wide = draw.uniform(2.5, 7.0), draw.uniform(1.5, 3.2)
     if draw.random() < 0.15:
         long, wide = draw.uniform(5, 10), draw.uniform(0.9, 1.5)
     high = draw.uniform(2.3, 3.2) if draw.random() < 0.7 else draw.uniform(3.2, 5.0)
@@ -31,15 +31,15 @@ def room(draw: random.Random, rng: np.random.Generator) -> Scene:
 
     camera = _camera(draw, long, wide, high)
     kit.claim(camera.place[0], camera.place[1], 0.7)
-    if draw.random() < 0.2:
+    if draw.random() < 0.1:
         _partition(kit, long, wide, high)
-    for _ in range(draw.randint(2, 6)):
-        _on_walls(kit, long, wide, high)
-    for _ in range(draw.randint(2, 6)):
-        _on_floor(kit, long, wide, high)
-    for _ in range(draw.randint(0, 3)):
-        _from_ceiling(kit, long, wide, high)
     for _ in range(draw.randint(1, 4)):
+        _on_walls(kit, long, wide, high)
+    for _ in range(draw.randint(1, 5)):
+        _on_floor(kit, long, wide, high)
+    for _ in range(draw.randint(0, 2)):
+        _from_ceiling(kit, long, wide, high)
+    for _ in range(draw.randint(0, 2)):
         _in_air(kit, long, wide, high)
 
     warm = draw.uniform(-0.12, 0.2)
@@ -57,22 +57,19 @@ def room(draw: random.Random, rng: np.random.Generator) -> Scene:
 
 
 def _camera(draw: random.Random, long: float, wide: float, high: float) -> Camera:
+    """From one half of the room, mostly looking into the other."""
     place = (
-        draw.uniform(-1, 1) * (long - 0.35),
-        draw.uniform(-1, 1) * (wide - 0.35),
+        draw.uniform(-1, -0.2) * (long - 0.35),
+        draw.uniform(-0.8, 0.8) * (wide - 0.35),
         draw.triangular(0.4, high - 0.3, 1.5),
     )
-    x, y = draw.uniform(-1, 1) * long, draw.uniform(-1, 1) * wide
-    for _ in range(4):
-        if math.hypot(x - place[0], y - place[1]) > 0.8 * long:
-            break
-        x, y = draw.uniform(-1, 1) * long, draw.uniform(-1, 1) * wide
+    x, y = draw.uniform(0.2, 1) * long, draw.uniform(-0.9, 0.9) * wide
     return Camera(
         place=place,
         yaw=math.atan2(y - place[1], x - place[0]),
-        pitch=math.radians(min(max(draw.gauss(-3, 9), -38), 38)),
+        pitch=math.radians(min(max(draw.gauss(-3, 6), -25), 25)),
         roll=math.radians(roll_degrees(draw)),
-        view=math.radians(draw.uniform(45, 85)),
+        view=math.radians(draw.uniform(50, 85)),
     )
 
 
@@ -163,7 +160,7 @@ def _table(kit: Kit, long: float, wide: float, high: float) -> None:
         for y in (-1, 1):
             offset = (x * (long - 0.05), y * (wide - 0.05), high / 2)
             kit.add(BOX, offset, (0.025, 0.025, high / 2), wood)
-    for _ in range(draw.randint(0, 3)):
+    for _ in range(draw.randint(0, 2)):
         half = (draw.uniform(0.04, 0.15), draw.uniform(0.04, 0.15), draw.uniform(0.04, 0.2))
         offset = (draw.uniform(-0.8, 0.8) * long, draw.uniform(-0.8, 0.8) * wide, high + half[2])
         kind = draw.choice((BOX, CYLINDER, BALL))

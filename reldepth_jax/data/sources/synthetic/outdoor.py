@@ -25,7 +25,7 @@ def street(draw: random.Random, rng: np.random.Generator) -> Scene:
     camera = Camera(
         place=(0, 0, draw.uniform(0.4, 2.2) if draw.random() < 0.8 else draw.uniform(3, 9)),
         yaw=draw.gauss(0, 0.2),
-        pitch=math.radians(min(max(draw.gauss(1, 8), -35), 30)),
+        pitch=math.radians(min(max(draw.gauss(1, 5), -20), 20)),
         roll=math.radians(roll_degrees(draw)),
         view=math.radians(draw.uniform(45, 85)),
     )
@@ -36,9 +36,9 @@ def street(draw: random.Random, rng: np.random.Generator) -> Scene:
         _hills(kit)
     if draw.random() < 0.75:
         _overhead(kit, camera.place[2])
-    for _ in range(draw.randint(4, 9)):
+    for _ in range(draw.randint(3, 7)):
         _standing(kit)
-    for _ in range(draw.randint(1, 3)):
+    for _ in range(draw.randint(0, 2)):
         distance = 2.0 * 8.0 ** draw.random()
         bearing = camera.yaw + draw.uniform(-0.6, 0.6)
         height = camera.place[2] + distance * (math.tan(camera.pitch) + draw.uniform(-0.4, 0.6))

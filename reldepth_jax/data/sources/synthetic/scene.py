@@ -94,7 +94,7 @@ class Scene(NamedTuple):
 
 def roll_degrees(draw: random.Random) -> float:
     """Draw a roll: mostly a hand's tremble, at times a camera held at any slant."""
-    return draw.gauss(0, 6) if draw.random() < 0.9 else draw.uniform(-25, 25)
+    return draw.gauss(0, 3) if draw.random() < 0.9 else draw.uniform(-20, 20)
 
 
 def rotation(camera: Camera) -> Float64[np.ndarray, "3 3"]:

@@ -1,0 +1,21 @@
+"""Mean absolute error on normalised depth: the debugging stage before ranking.
+
+    python scripts/train.py --config configs/mae.py
+
+Everything but the loss is that of configs/ranking.py, so that the two can be compared
+(scripts/compare.py): same scenes in the same order, same network and start, same budget.
+
+Cost: as configs/ranking.py.
+Score: MAE_SCORE
+"""
+
+import dataclasses
+import pathlib
+
+from reldepth_jax.config import Choice, Config, load
+
+
+def get_config() -> Config:
+    """Return the configuration."""
+    ranking = load(str(pathlib.Path(__file__).with_name("ranking.py")))
+    return dataclasses.replace(ranking, loss=Choice("mae"))
