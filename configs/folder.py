@@ -12,8 +12,15 @@ Cost: FOLDER_COST
 Score: depends on your images; README shows one room.
 """
 
-from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig
-from reldepth_jax.config import ModelConfig, OptimConfig, TrainConfig
+from reldepth_jax.config import (
+    Choice,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> Config:

@@ -58,7 +58,7 @@ def fit(
     before that window may have been saved, never a non-finite one.
     """
     start = int(state.step)
-    saved_at, saved_step, shown_step = time.monotonic(), start, -1
+    saved_at, saved_step = time.monotonic(), start
     pending: list[Metrics] = []
     window_start = time.monotonic()
     columns = (
@@ -75,10 +75,10 @@ def fit(
             "", total=config.steps, completed=start, rate=0.0, loss=unknown, whdr=unknown
         )
         for step in range(start, config.steps + 1):
-            if step == config.steps or step % config.eval_every == 0 and step != shown_step:
+            if step == config.steps or step % config.eval_every == 0:
+                began = time.monotonic()
                 validate(state, step)
-                shown_step = step
-                window_start = time.monotonic()
+                window_start += time.monotonic() - began
             minutes = (time.monotonic() - saved_at) / 60
             due = step % config.checkpoint_every == 0 or minutes >= config.checkpoint_minutes
             if (step > saved_step and due) or interrupt or step == config.steps:

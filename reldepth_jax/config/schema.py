@@ -1,0 +1,170 @@
+"""What can be set, and its meaning."""
+
+import dataclasses
+from typing import Any, Literal
+
+from reldepth_jax import registry
+from reldepth_jax.errors import UserError
+
+
+class ConfigError(UserError):
+    """A mistake in a configuration, in one line for the person who made it."""
+
+
+class Choice:
+    """A plug-in by name with the options that differ from its defaults."""
+
+    def __init__(self, name: str, **options: Any):
+        self.name = name
+        self.options = options
+
+    def __repr__(self) -> str:
+        return ", ".join([repr(self.name), *(f"{k}={v!r}" for k, v in self.options.items())])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Choice) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from and what is done to them before the step."""
+
+    source: Choice = Choice("synthetic")
+    """Training, validation and test images."""
+    crop: tuple[int, int] = (384, 384)
+    """Height and width that the network is trained at, multiples of 32 (paper: 384x384)."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Range of the random enlargement over the smallest resize that covers the crop."""
+    flip: bool = True
+    """Mirror left to right with probability one half (paper)."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
+    batch_size: int = 4
+    """Images a step, over all devices (paper: 4)."""
+    workers: int = 0
+    """Processes that prepare batches; 0: threads of this process."""
+    threads: int = 2
+    """Threads that prepare batches (in each worker)."""
+    prefetch: int = 4
+    """Batches prepared ahead."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network of the paper's Figure 4; the defaults are our reading of it.
+
+    Where the paper is silent the field says why its default was chosen.
+    """
+
+    encoder: Choice = Choice("resnet50")
+    decoder_width: int = 256
+    """Channels of every decoder stage (paper: 256)."""
+    transition: Literal["taps", "every_block"] = "taps"
+    """Where the transitional 3x3 convolutions stand: before the residual unit of each encoder tap
+    (the figure: only taps need another width), or before every residual unit (the sentence "before
+    each residual convolution block")."""
+    decoder_norm: Literal["none", "batch"] = "none"
+    """Normalisation inside residual units and the head: none is drawn in the figure."""
+    skip_relu: bool = False
+    """Add relu(x), not x, in residual units: what in-place ReLU makes of published code."""
+    head_relu: bool = False
+    """ReLU between the two head convolutions: none is drawn; the authors' later code has one."""
+    fusion_align_corners: bool = True
+    """Corner-aligned bilinear upsampling in fusion, as all derived codes have it."""
+    head_align_corners: bool = True
+    """The same in the head; MiDaS has it off, the authors' later code on."""
+    init: Literal["gaussian", "he"] = "gaussian"
+    """New layers: N(0, 0.01) ("simple random Gaussian", deviation from the authors' later code), or
+    He (but the last convolution of each unit), which starts faster from scratch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions; parameters, BatchNorm, loss and metrics stay float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and schedule; the paper names SGD and the smaller encoder rate, no numbers."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    """Peak rate of the new layers."""
+    encoder_lr_scale: float = 0.1
+    """Rate of the encoder relative to that (paper: 10 times smaller; for pre-trained encoders)."""
+    momentum: float = 0.9
+    """Of SGD (Nesterov off); AdamW uses (0.9, 0.999)."""
+    weight_decay: float = 1e-4
+    """On convolution kernels only; decoupled for AdamW, added to the gradient for SGD."""
+    warmup_steps: int = 0
+    """Linear from zero."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """After warm-up: constant, or half a cosine to `final_lr_scale` at the last step."""
+    final_lr_scale: float = 0.01
+    max_grad_norm: float = 0.0
+    """Clip the global gradient norm to this; 0: do not clip."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, and what is written on the way."""
+
+    steps: int = 1000
+    seed: int = 0
+    """Of parameters, data order, augmentation and pairs."""
+    log_every: int = 20
+    eval_every: int = 500
+    """Steps between validations with a picture; there is one before the first and after the last
+    step."""
+    eval_images: int = 100
+    """First images of the validation split that they use; 0: all."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; there is one at the end and at an interruption in any case."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is also due when the last one is this old."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """The fixed held-out pairs: the same for every model, run and machine.
+
+    See `reldepth_jax.metrics.ordinal` for the protocol.
+    """
+
+    num_images: int = 200
+    """First images of the split that are used; 0: all."""
+    pairs_per_image: int = 2000
+    """Drawn uniformly, and as many again within rows."""
+    seed: int = 0
+    sigma: float = 0.02
+    """Depths whose ratio is within 1 + sigma are equal (paper, Eq. 1)."""
+    image_size: int = 0
+    """Shorter side that images are resized to; 0: shorter side of `data.crop`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole experiment."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: Choice = Choice("ranking")
+    pairs: Choice = Choice("uniform", num_pairs=3000)
+    """Point pairs of each step (paper: 3000 random pairs an image): the loss compares them, and
+    every run logs its error on them."""
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    init_from: str = ""
+    """Run directory whose newest weights this run starts from."""
+
+
+REGISTRIES = {
+    "data.source": registry.SOURCES,
+    "model.encoder": registry.ENCODERS,
+    "loss": registry.LOSSES,
+    "pairs": registry.PAIR_SAMPLERS,
+}
+"""The registry that each `Choice` is looked up in, by path."""
