@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import reldepth_jax
-from reldepth_jax import predict
+from reldepth_jax import cli, predict, runs
 from reldepth_jax.config import Config
 from reldepth_jax.conventions import Polarity
+from reldepth_jax.errors import UserError
 from reldepth_jax.predict import Counts, PredictError, Predictor, Writer, predict_files
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "predict.py"
@@ -303,33 +303,36 @@ def test_requests_that_cannot_be_met(tmp_path):
     assert listing(tmp_path) == {"in/a.png", f"other/{predict.MANIFEST}"}
 
 
-class FakeRunError(ValueError):
-    pass
-
-
 @pytest.fixture
 def script(monkeypatch):
-    """Import the script with a stand-in for trained networks."""
+    """Return the script as a function of its arguments, with a stand-in for trained networks."""
 
     def load_run(workdir: str, step: int | None = None):
         if workdir != "runs/x":
-            raise FakeRunError(f"{workdir}: no run")
+            raise UserError(f"{workdir}: no run")
         return types.SimpleNamespace(model_fn=red, step=step or 9, config=Config())
 
-    fake = types.SimpleNamespace(RunError=FakeRunError, load_run=load_run)
-    monkeypatch.setattr(reldepth_jax, "runs", fake, raising=False)
+    monkeypatch.setattr(runs, "load_run", load_run)
     spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(module.main)
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
+
+    return run
 
 
 def test_script_predicts_a_folder_and_reports_bad_files(script, holiday, tmp_path, capfd):
     output = tmp_path / "out"
     options = ["--workdir", "runs/x", "--output", str(output), "--image-size", "64"]
-    assert script.main([str(holiday), *options]) == 1
+    assert script(holiday, *options) == 1
     captured = capfd.readouterr()
     check_holiday(output, captured.err)
     assert captured.out == f"4 predicted, see {output}; 2 failed\n"
@@ -339,7 +342,7 @@ def test_script_passes_its_options_on(script, tmp_path):
     photo = picture(tmp_path / "a.jpg")
     output = tmp_path / "out"
     options = "--workdir runs/x --checkpoint 3 --npy --pfm --polarity disparity --output".split()
-    assert script.main([str(photo), *options, str(output)]) == 0
+    assert script(photo, *options, output) == 0
     assert listing(output) == {"a.png", "a_color.png", "a.npy", "a.pfm", predict.MANIFEST}
     (entry,) = manifest(output)
     assert (entry["run"], entry["step"], entry["larger_is"]) == ("runs/x", 3, "nearer")
@@ -347,10 +350,10 @@ def test_script_passes_its_options_on(script, tmp_path):
 
 def test_script_tells_what_cannot_be_begun(script, tmp_path, capfd):
     photo = picture(tmp_path / "a.jpg")
-    assert script.main([str(photo), "--workdir", "runs/y"]) == 2
+    assert script(photo, "--workdir", "runs/y") == 2
     assert capfd.readouterr().err == "error: runs/y: no run\n"
     (tmp_path / "empty").mkdir()
-    assert script.main([str(tmp_path / "empty"), "--workdir", "runs/x"]) == 2
+    assert script(tmp_path / "empty", "--workdir", "runs/x") == 2
     assert capfd.readouterr().err.startswith("error: no images in ")
 
 
