@@ -205,6 +205,25 @@ def test_later_mistakes_are_one_line_too(arguments: list[str], hint: str, tmp_pa
     assert not workdir.exists()
 
 
+def test_a_bad_training_image_is_one_line(tmp_path: pathlib.Path):
+    rng = np.random.default_rng(0)
+    for folder in ("rgb", "depth"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in "abc":
+        photo = tmp_path / f"data/rgb/{name}.jpg"
+        Image.fromarray(rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)).save(photo)
+        np.save(tmp_path / f"data/depth/{name}.npy", rng.uniform(1, 9, (32, 64)))
+    photo = tmp_path / "data/rgb/a.jpg"
+    photo.write_bytes(photo.read_bytes()[:-100])
+    result = script(
+        *SMOKE, "--workdir", tmp_path / "run", "--config.data.source.name=folder",
+        f"--config.data.source.root={tmp_path / 'data'}", "--config.data.source.train=0:1",
+        "--config.data.source.val=1:2", "--config.data.source.test=2:3", code=2,
+    )  # fmt: skip
+    assert result.stderr.startswith(f"error: {photo}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "compare"])
 def test_help_works_without_jax(name: str):
     code = (

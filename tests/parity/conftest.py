@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import jax
 import numpy as np
 import pytest
+import torch
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -63,6 +64,12 @@ def gradient_parity(parity: Callable[..., None]) -> Callable[..., None]:
         pytest.fail(f"{case}: no input is within the tolerance {tolerance:.0e}")
 
     return check
+
+
+@pytest.fixture(autouse=True, scope="session")
+def single_torch_thread() -> None:
+    """Keep torch's threads, which wait by spinning, from taking turns with JAX's on few cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ FORWARD = 1e-5
 GRADIENT = 2e-5
 # Batch statistics of the deepest stage are over 12 values only: their rounding is amplified.
 TRAIN_FORWARD = 1e-4
-TRAIN_GRADIENT = 2e-4
+TRAIN_GRADIENT = 5e-5
 # Means and variances of activations. Biased and unbiased variance differ by 3e-5 at least.
 STATISTICS = 1e-5
 # Comparisons move values; sums of up to four of them are their gradients.
@@ -82,7 +82,7 @@ def _gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def our_gradients(model: nnx.Module, *, training: bool) -> Callable[..., tuple]:
-    """Return `f(images, directions) -> (taps, gradients, running statistics)` in torch's names."""
+    """Return `f(images, directions) -> (taps, gradients)`, the latter under torch's names."""
     graph, params, stats = nnx.split(
         nnx.view(model, use_running_average=not training), nnx.Param, nnx.BatchStat
     )
@@ -91,14 +91,14 @@ def our_gradients(model: nnx.Module, *, training: bool) -> Callable[..., tuple]:
         encoder = nnx.merge(graph, params, stats, copy=True)
         taps = encoder(x)
         total = sum(jnp.vdot(tap, d) for tap, d in zip(taps, directions, strict=True))
-        return total, (taps, nnx.state(encoder, nnx.BatchStat))
+        return total, taps
 
     function = jax.jit(jax.grad(projected, argnums=(0, 1), has_aux=True))
 
     def named_gradients(x: np.ndarray, directions: list[np.ndarray]) -> tuple:
         narrow = [np.float32(d) for d in directions]
-        (by_parameter, by_image), (taps, new_stats) = function(params, x, narrow)
-        return taps, {"images": by_image, **as_torch(by_parameter)}, as_torch(new_stats)
+        (by_parameter, by_image), taps = function(params, x, narrow)
+        return taps, {"images": by_image, **as_torch(by_parameter)}
 
     return named_gradients
 
@@ -129,7 +129,7 @@ def test_features_and_gradients_agree(
     def attempts() -> Iterator[tuple[dict, dict]]:
         for seed in SEEDS:
             expected, directions, gradients = torch_gradients(module, seed)
-            taps, got, _ = ours(images(seed), directions)
+            taps, got = ours(images(seed), directions)
             if seed == SEEDS[0]:
                 parity(f"{name}: features", named(taps), named(expected), FORWARD)
             yield got, gradients
@@ -138,28 +138,38 @@ def test_features_and_gradients_agree(
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_training_mode_agrees(
-    name: str, parity: Callable[..., None], gradient_parity: Callable[..., None]
-):
-    """Features and gradients with batch statistics, and the running statistics afterwards."""
+def test_training_mode_agrees(name: str, parity: Callable[..., None]):
+    """Features with batch statistics, and the running statistics afterwards."""
     module, model = make_pair(name)
     module.train()
     before = {key: value.numpy().copy() for key, value in module.named_buffers()}
     counts = count_batch_values(module)
+    with torch.no_grad():
+        expected = [channels_last(tap) for tap in module(to_torch(images(1)))]
+    statistics = biased_statistics(module, before, counts)
+    graph, state = nnx.split(nnx.view(model, use_running_average=False))
+
+    def forward(state: nnx.State, x: jax.Array) -> tuple[list[jax.Array], nnx.State]:
+        encoder = nnx.merge(graph, state, copy=True)
+        return encoder(x), nnx.state(encoder, nnx.BatchStat)
+
+    taps, got = jax.jit(forward)(state, jnp.asarray(images(1)))
+    parity(f"{name}, training: features", named(taps), named(expected), TRAIN_FORWARD)
+    parity(f"{name}, training: running statistics", as_torch(got), statistics, STATISTICS)
+
+
+def test_gradients_in_training_mode_agree(gradient_parity: Callable[..., None]):
+    """The shallowest only: with ResNet-50 most inputs put some value within rounding of a ReLU."""
+    module, model = make_pair("resnet18")
+    module.train()
     ours = our_gradients(model, training=True)
-    case = f"{name}, training"
 
     def attempts() -> Iterator[tuple[dict, dict]]:
         for seed in SEEDS:
-            expected, directions, gradients = torch_gradients(module, seed)
-            taps, got, got_statistics = ours(images(seed), directions)
-            if seed == SEEDS[0]:
-                statistics = biased_statistics(module, before, counts)
-                parity(f"{case}: features", named(taps), named(expected), TRAIN_FORWARD)
-                parity(f"{case}: running statistics", got_statistics, statistics, STATISTICS)
-            yield got, gradients
+            _, directions, gradients = torch_gradients(module, seed)
+            yield ours(images(seed), directions)[1], gradients
 
-    gradient_parity(f"{case}: gradients", attempts(), TRAIN_GRADIENT)
+    gradient_parity("resnet18, training: gradients", attempts(), TRAIN_GRADIENT)
 
 
 def count_batch_values(module: nn.Module) -> dict[str, int]:
