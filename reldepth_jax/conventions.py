@@ -66,7 +66,10 @@ class Loss(Protocol):
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
     ) -> Float[Array, ""]:
-        """Return the scalar to minimise: finite for every input, 0 where nothing is valid."""
+        """Return the scalar to minimise.
+
+        Finite for any ground truth and for scores up to 1e15; 0 where nothing is valid.
+        """
         ...
 
 
