@@ -30,11 +30,15 @@ def test_overrides_in_the_text_apply():
     validate(override(load("configs/ranking.py"), assignments))
 
 
-def test_ci_runs_the_test_command_of_this_file():
-    pattern = re.search(r"grep -m 1 -o '(.*)' README.md", pathlib.Path(".ci/run").read_text())
-    assert pattern
-    commands = [line for block in BLOCKS for line in block.splitlines() if "pytest" in line]
-    assert re.fullmatch(pattern[1], commands[0])
+def test_ci_runs_both_commands_of_this_file():
+    patterns = re.findall(
+        r"grep -m 1 -o '(.*)' README.md", pathlib.Path(".ci/run").read_text(encoding="utf-8")
+    )
+    assert len(patterns) == 2
+    for pattern, block in zip(patterns, BLOCKS, strict=False):
+        found = re.search(pattern, README)
+        assert found
+        assert found[0] == block.strip()
 
 
 @pytest.mark.parametrize("number", [0, 1])
