@@ -2,7 +2,7 @@
 
     python scripts/train.py --config configs/smoke.py
 
-Cost: about half a minute on 2 CPU cores, most of it compilation.
+Cost: about a minute on 2 busy CPU cores, most of it compilation.
 Score: none; the network stays untrained.
 """
 
