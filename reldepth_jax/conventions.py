@@ -11,16 +11,25 @@ Units: `score` has none and only its order means something. `depth` is positive,
 optical axis) and known up to a scale per image. `depth == inf` is valid ground truth: sky, farther
 than everything finite and equal to itself. A pixel without ground truth has `mask == False`; its
 `depth` may hold anything, including NaN.
+
+Ordinal annotations: a data set may say of single point pairs which point is farther, instead of or
+beside a depth map. Relation +1 means that the first point is farther, -1 that it is nearer, 0 that
+both are equally far. Coordinates are pixels from 0, row before column.
 """
 
-from typing import Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8
 
 Split = Literal["train", "val", "test"]
 Polarity = Literal["depth", "disparity"]
 """`depth`: larger is farther. `disparity`: larger is nearer; zero is infinitely far."""
+
+
+UNKNOWN = 2
+"""In place of a relation: there is none (a row that pads, a pair that was cropped away), or it
+follows from the depths of the two points."""
 
 
 class Sample(TypedDict):
@@ -29,6 +38,9 @@ class Sample(TypedDict):
     image: UInt8[np.ndarray, "h w 3"]
     depth: Float[np.ndarray, "h w"]
     mask: Bool[np.ndarray, "h w"]
+    """All False where the data set has annotated pairs only."""
+    pairs: NotRequired[Int32[np.ndarray, "n 5"]]
+    """Annotated pairs: row and column of the first point, of the second, relation."""
 
 
 class Batch(TypedDict):
@@ -37,6 +49,8 @@ class Batch(TypedDict):
     image: UInt8[Array, "b h w 3"]
     depth: Float[Array, "b h w"]
     mask: Bool[Array, "b h w"]
+    pairs: NotRequired[Int32[Array, "b g 5"]]
+    """As in `Sample`, padded to one number for all images; relation UNKNOWN means no pair."""
 
 
 class Pairs(NamedTuple):
@@ -45,6 +59,8 @@ class Pairs(NamedTuple):
     first: Int[Array, "b n"]
     second: Int[Array, "b n"]
     valid: Bool[Array, "b n"]
+    relation: Int[Array, "b n"] | None = None
+    """What annotators said; UNKNOWN, or None for all pairs: depth decides (see `pairs.labels`)."""
 
 
 @runtime_checkable
@@ -76,6 +92,11 @@ class Loss(Protocol):
 @runtime_checkable
 class Source(Protocol):
     """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples."""
+
+    @property
+    def pairs_per_image(self) -> int:
+        """Most annotated pairs of a sample that a training step uses; 0: none has any."""
+        ...
 
     def __len__(self) -> int:
         """Return how many samples there are."""

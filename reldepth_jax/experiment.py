@@ -12,7 +12,7 @@ from reldepth_jax import runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config
 from reldepth_jax.conventions import Batch
-from reldepth_jax.data.pipeline import make_source, train_batches
+from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
 from reldepth_jax.evaluate import contact_sheet, evaluate
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.predict import Predictor
@@ -56,7 +56,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
     """
     # The order in which the weights are looked for: (1) this run's newest checkpoint,
     # (2) `init_from`, (3) new ones.
-    batches_source = make_source(config, "train")
+    sources = train_sources(config)
     validation = make_source(config, "val")
     old = runs.load_config(workdir)
     if old is not None and (changed := runs.differences(old, config)):
@@ -95,7 +95,7 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
         try:
             state = loop.fit(
                 state,
-                train_batches(config, batches_source, start=first_step),
+                train_batches(config, sources, start=first_step),
                 jax.jit(step_fn, donate_argnums=0),
                 config.train,
                 validate=validate,

@@ -24,6 +24,8 @@ CONFIG = EvalConfig(num_images=0, pairs_per_image=300, seed=3)
 class Scenes:
     """Random depth with sky and holes; the image tells its own index, and depth by no rule."""
 
+    pairs_per_image = 0
+
     def __init__(self, count=5, height=40, width=50):
         self.count, self.shape = count, (height, width)
 
@@ -41,6 +43,8 @@ class Scenes:
 
 class OneScene:
     """A single given depth map, seen whole."""
+
+    pairs_per_image = 0
 
     def __init__(self, depth, mask=None):
         self.depth = np.asarray(depth, np.float32)

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from reldepth_jax import config
+from reldepth_jax.data.files import DataError
 from reldepth_jax.data.io import UnreadableFile
-from reldepth_jax.data.sources.folder import DataError
 from reldepth_jax.registry import SOURCES
 
 RNG = np.random.default_rng(0)
@@ -194,7 +194,7 @@ def test_folders_without_a_pair(tmp_path):
     for name in ("rgb/a.jpg", "depth/b.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match=r"rgb \(1 files\) .* depth \(1 files\)"):
+    with pytest.raises(DataError, match=r"photographs: 1 files, maps: 1 files"):
         create(tmp_path)
 
 

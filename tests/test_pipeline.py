@@ -15,6 +15,8 @@ from reldepth_jax.data.transforms import TrainTransform, jitter_colors
 class Ramps:
     """Images whose three channels are row, column and index, with depth = 1 + row + 100 column."""
 
+    pairs_per_image = 0
+
     def __init__(self, count: int, height: int, width: int):
         self.shape = (count, height, width)
 
@@ -81,7 +83,7 @@ def test_jitter_of_one_changes_nothing_and_zero_saturation_is_gray():
 
 def batches(config: Config, start: int, count: int) -> list[dict[str, np.ndarray]]:
     source = Ramps(37, 40, 70)
-    return list(itertools.islice(train_batches(config, source, start=start), count))
+    return list(itertools.islice(train_batches(config, [source], start=start), count))
 
 
 def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool:

@@ -6,8 +6,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reldepth_jax.config.schema import REGISTRIES, Choice, Config, ConfigError
-from reldepth_jax.config.validation import unknown, validate
+from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
+from reldepth_jax.config.validation import group_of_tuple, unknown, validate
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -20,11 +20,13 @@ def to_dict(config: Config) -> dict[str, Any]:
                 for field in dataclasses.fields(value)
             }
         if isinstance(value, Choice):
-            entry = REGISTRIES[path].lookup(value.name)
+            entry = registry_of(path).lookup(value.name)
             defaults = {name: default for name, (_, default) in entry.options.items()}
             given = {name: repr(option) for name, option in value.options.items()}
             return {"name": value.name, **{k: _literal(v) for k, v in (defaults | given).items()}}
-        return list(value) if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            return [convert(item, f"{path}.{position}") for position, item in enumerate(value)]
+        return value
 
     return convert(config, "")
 
@@ -49,6 +51,9 @@ def from_dict(values: Mapping[str, Any]) -> Config:
                     raise ConfigError(unknown(f"{path}.{name}".strip("."), hints))
             arguments = {k: build(hints[k], v, f"{path}.{k}".strip(".")) for k, v in value.items()}
             return typing.cast(Callable[..., Any], kind)(**arguments)
+        group = group_of_tuple(kind)
+        if group is not None:
+            return tuple(build(group, item, f"{path}.{i}") for i, item in enumerate(value))
         return tuple(value) if isinstance(value, list) else value
 
     config = build(Config, values, "")

@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from typing import Any, get_origin
 
 from reldepth_jax.config import schema
-from reldepth_jax.config.schema import REGISTRIES, Choice, Config, ConfigError
-from reldepth_jax.config.validation import annotation, lookup, tuple_items, unknown, validate
+from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
+from reldepth_jax.config.validation import (
+    annotation,
+    group_of_tuple,
+    lookup,
+    tuple_items,
+    unknown,
+    validate,
+)
 from reldepth_jax.registry import did_you_mean
 
 
@@ -76,6 +83,8 @@ def _assign(node: Any, parts: list[str], text: str, path: str) -> Any:
     value = getattr(node, head)
     if isinstance(value, Choice):
         new = _assign_choice(value, rest, text, path)
+    elif group_of_tuple(hints[head]) is not None:
+        new = _assign_item(value, rest, text, path)
     elif dataclasses.is_dataclass(value):
         if not rest:
             inner = typing.get_type_hints(type(value))
@@ -88,8 +97,20 @@ def _assign(node: Any, parts: list[str], text: str, path: str) -> Any:
     return dataclasses.replace(node, **{head: new})
 
 
+def _assign_item(items: tuple[Any, ...], rest: list[str], text: str, path: str) -> Any:
+    """Set a field of one item of a tuple of groups, as in `data.mix.0.share`."""
+    known = [str(position) for position in range(len(items))]
+    if len(rest) < 2 or rest[0] not in known:
+        raise ConfigError(
+            f"{path}: name an item and one of its fields; items: {', '.join(known) or 'none'}"
+        )
+    position = int(rest[0])
+    new = _assign(items[position], rest[1:], text, path)
+    return (*items[:position], new, *items[position + 1 :])
+
+
 def _assign_choice(choice: Choice, rest: list[str], text: str, path: str) -> Choice:
-    kind = REGISTRIES[path if not rest else path.rsplit(".", len(rest))[0]]
+    kind = registry_of(path if not rest else path.rsplit(".", len(rest))[0])
     if rest in ([], ["name"]):
         lookup(kind, text, path)
         return choice if text == choice.name else Choice(text)

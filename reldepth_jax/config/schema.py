@@ -29,11 +29,26 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MixedSource:
+    """A further source of training images."""
+
+    source: Choice
+    share: float
+    """Share of the training examples that come from it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the images come from and what is done to them before the step."""
 
     source: Choice = Choice("synthetic")
     """Training, validation and test images."""
+    mix: tuple[MixedSource, ...] = ()
+    """Further sources to train on; `source` gives the rest of the examples and alone validates.
+    On the command line `data.mix.0.share=…`, `data.mix.0.source.root=…`."""
+    subset: int = 0
+    """Train on that many images of `source`, a fixed choice, smaller ones within larger ones
+    (paper, Figure 5b: 360, 900, 1800, 2700, 3600); 0: all."""
     crop: tuple[int, int] = (384, 384)
     """Height and width that the network is trained at, multiples of 32 (paper: 384x384)."""
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -161,10 +176,15 @@ class Config:
     """Run directory whose newest weights this run starts from."""
 
 
-REGISTRIES = {
+_REGISTRIES = {
     "data.source": registry.SOURCES,
+    "data.mix.source": registry.SOURCES,
     "model.encoder": registry.ENCODERS,
     "loss": registry.LOSSES,
     "pairs": registry.PAIR_SAMPLERS,
 }
-"""The registry that each `Choice` is looked up in, by path."""
+
+
+def registry_of(path: str) -> registry.Registry:
+    """Return the registry in which the `Choice` at `path` is looked up; positions do not matter."""
+    return _REGISTRIES[".".join(part for part in path.split(".") if not part.isdigit())]

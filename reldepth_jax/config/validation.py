@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from reldepth_jax import registry
-from reldepth_jax.config.schema import REGISTRIES, Choice, Config, ConfigError
+from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
 from reldepth_jax.registry import did_you_mean
 
 
@@ -31,6 +31,12 @@ def validate(config: Config) -> None:
     low, high = config.data.zoom
     if not 1 <= low <= high:
         raise ConfigError(f"data.zoom must be 1 <= smallest <= largest, got ({low}, {high})")
+    shares = [mixed.share for mixed in config.data.mix]
+    if any(share <= 0 for share in shares) or sum(shares) >= 1:
+        raise ConfigError(
+            f"data.mix: shares must be greater than 0 and add up to less than 1, got"
+            f" {', '.join(map(str, shares))}; data.source gives the rest"
+        )
     if not config.data.color_jitter < 1:
         raise ConfigError(f"data.color_jitter must be below 1, got {config.data.color_jitter}")
     if config.optim.warmup_steps >= config.train.steps:
@@ -42,6 +48,7 @@ def validate(config: Config) -> None:
 
 _LEAST = {
     "data.batch_size": 1,
+    "data.subset": 0,
     "data.workers": 0,
     "data.threads": 1,
     "data.prefetch": 1,
@@ -86,18 +93,37 @@ def _validate_multiple(path: str, side: int) -> None:
 def _validate_types(node: Any, path: str) -> None:
     for name, kind in typing.get_type_hints(type(node)).items():
         value, where = getattr(node, name), f"{path}.{name}".strip(".")
+        group = group_of_tuple(kind)
         if dataclasses.is_dataclass(value):
             _validate_types(value, where)
+        elif group is not None:
+            if not isinstance(value, tuple) or not all(isinstance(item, group) for item in value):
+                raise ConfigError(f"{where}: expected a tuple of {group.__name__}, got {value!r}")
+            for position, item in enumerate(value):
+                _validate_types(item, f"{where}.{position}")
         elif kind is Choice:
             _validate_choice(value, where)
         else:
             _check_type(value, kind, where)
 
 
+def group_of_tuple(kind: Any) -> type | None:
+    """Return G where the type of a field is `tuple[G, ...]` with a dataclass G, else None."""
+    items = get_args(kind)
+    if get_origin(kind) is tuple and isinstance(items[0], type) and is_group(items[0]):
+        return items[0]
+    return None
+
+
+def is_group(kind: type) -> bool:
+    """Return whether a type is a dataclass: a group of fields."""
+    return dataclasses.is_dataclass(kind)
+
+
 def _validate_choice(choice: Any, path: str) -> None:
     if not isinstance(choice, Choice):
         raise ConfigError(f"{path}: expected Choice(name, …), got {choice!r}")
-    kind = REGISTRIES[path]
+    kind = registry_of(path)
     options = lookup(kind, choice.name, f"{path}.name").options
     for name, value in choice.options.items():
         if name not in options:

@@ -5,6 +5,7 @@ path and the reason. Files are recognised by their content, not by their extensi
 """
 
 import contextlib
+import io
 import os
 import pathlib
 import stat
@@ -57,6 +58,12 @@ def printable(text: str | os.PathLike[str]) -> str:
     )
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a regular file that is not empty; raises UnreadableFile."""
+    with _reading(path) as file:
+        return file.read()
+
+
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Read a photograph as RGB in the orientation in which it is displayed (EXIF applied).
 
@@ -70,6 +77,16 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         with _open(file, path, _IMAGE_FORMATS) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a photograph in the orientation in which its pixels are stored (EXIF ignored).
+
+    What data sets label are stored pixels. Otherwise as `read_image`; `name` stands in messages.
+    """
+    with _reporting(name), _open(io.BytesIO(data), name, _IMAGE_FORMATS) as image:
+        image.load()
+        return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -88,6 +105,13 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def read_map(path: str | os.PathLike[str]) -> Float32[np.ndarray, "h w"]:
+    """Read one number per pixel as float32; otherwise as `read_values`."""
+    values = read_values(path)
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32)
+
+
+def read_values(path: str | os.PathLike[str]) -> Shaped[np.ndarray, "h w"]:
     """Read one number per pixel, exactly as stored: no scaling, no conversion, rows from the top.
 
     8- and 16-bit PNG, integer and float TIFF, PFM, NPY, and NPZ with one array. Three channels are
@@ -136,8 +160,7 @@ def _as_map(values: np.ndarray) -> np.ndarray:
     if values.ndim != 2 or not values.size:
         raise ValueError(f"expected an array of shape (height, width), got {values.shape}")
     _check_size(values.shape[1], values.shape[0])
-    with np.errstate(over="ignore"):
-        return np.array(values, np.float32)
+    return np.array(values)
 
 
 def _read_npz(file: IO[bytes]) -> np.ndarray:
@@ -176,7 +199,7 @@ def _read_pfm(file: IO[bytes]) -> np.ndarray:
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a regular file; whatever fails inside becomes UnreadableFile."""
-    try:
+    with _reporting(path):
         # Checked before it is opened: opening a pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("is not a regular file")
@@ -185,6 +208,13 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 raise ValueError("is empty")
             file.seek(0)
             yield file
+
+
+@contextlib.contextmanager
+def _reporting(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever fails inside into UnreadableFile."""
+    try:
+        yield
     except UnreadableFile:
         raise
     except FileNotFoundError:

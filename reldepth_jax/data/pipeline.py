@@ -1,42 +1,70 @@
-"""From a source to batches, by grain.
+"""From sources to batches, by grain.
 
 Which sample stands where, and how it is augmented, is a function of (seed, step, slot) alone:
 threads, workers and prefetch change nothing, and a run continues at any step without saved state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import grain
 import numpy as np
 from absl import flags
 
-from reldepth_jax.config import Config
+from reldepth_jax.config import Choice, Config
 from reldepth_jax.conventions import Sample, Source, Split
+from reldepth_jax.data.selection import Subset
 from reldepth_jax.data.transforms import TrainTransform
+from reldepth_jax.errors import UserError
 from reldepth_jax.registry import SOURCES
 
 
 def make_source(config: Config, split: Split) -> Source:
     """Return the configured source of a split."""
-    choice = config.data.source
-    return SOURCES.create(choice.name, split=split, size=config.data.crop, **choice.options)
+    return _create(config, config.data.source, split)
 
 
-def train_batches(config: Config, source: Source, *, start: int) -> Iterator[dict[str, np.ndarray]]:
+def train_sources(config: Config) -> list[Source]:
+    """Return the sources that training draws from, `data.source` (its subset) before `data.mix`.
+
+    Raises UserError if the source has fewer samples than `data.subset` asks for.
+    """
+    first = make_source(config, "train")
+    if config.data.subset:
+        if config.data.subset > len(first):
+            raise UserError(
+                f"data.subset is {config.data.subset}, but the training split has"
+                f" {len(first)} samples"
+            )
+        first = Subset(first, config.data.subset)
+    return [first, *(_create(config, mixed.source, "train") for mixed in config.data.mix)]
+
+
+def train_batches(
+    config: Config, sources: Sequence[Source], *, start: int
+) -> Iterator[dict[str, np.ndarray]]:
     """Yield the batches of steps `start`, `start + 1`, … without end.
+
+    Args:
+      sources: those of `train_sources`. Every source has its own endless shuffled sequence, and
+        their examples alternate as `data.mix` states the shares.
 
     Keys and shapes are those of `conventions.Batch`. Seeds are given to each stage explicitly, so
     that inserting a stage does not reshuffle the others.
     """
     data, seed = config.data, config.train.seed
-    transform = TrainTransform(data.crop, data.zoom, data.flip, data.color_jitter)
-    dataset = (
+    pairs_per_image = max(source.pairs_per_image for source in sources)
+    transform = TrainTransform(data.crop, data.zoom, data.flip, data.color_jitter, pairs_per_image)
+    shuffled = [
         grain.MapDataset.source(cast(grain.sources.RandomAccessDataSource[Sample], source))
-        .shuffle(seed=seed)
+        .shuffle(seed=seed + 1000 * number)
         .repeat()
-        .random_map(transform, seed=seed + 1)
-        .batch(data.batch_size, drop_remainder=True)
+        for number, source in enumerate(sources)
+    ]
+    shares = [mixed.share for mixed in data.mix]
+    mixture = grain.MapDataset.mix(shuffled, [1 - sum(shares), *shares]) if shares else shuffled[0]
+    dataset = mixture.random_map(transform, seed=seed + 1).batch(
+        data.batch_size, drop_remainder=True
     )
     # grain prefetches 500 batches unless told otherwise.
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
@@ -46,3 +74,7 @@ def train_batches(config: Config, source: Source, *, start: int) -> Iterator[dic
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
     return iter(batches)
+
+
+def _create(config: Config, choice: Choice, split: Split) -> Source:
+    return SOURCES.create(choice.name, split=split, size=config.data.crop, **choice.options)

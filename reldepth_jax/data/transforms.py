@@ -1,10 +1,14 @@
-"""Random augmentation of image, depth and mask together. Axes: h w c. Host side, NumPy."""
+"""Random augmentation of image, depth, mask and annotated pairs together.
+
+Axes: h w c, g annotated pairs. Host side, NumPy.
+"""
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Int, Int32
 
-from reldepth_jax.conventions import Sample
+from reldepth_jax.conventions import UNKNOWN, Sample
 from reldepth_jax.data.geometry import resize_image, resize_map_nearest
 
 
@@ -14,12 +18,19 @@ class TrainTransform:
 
     Source: random crop and horizontal flip, Xian et al., CVPR 2018, Section 4. The aspect ratio
     is kept; depth is resized by nearest neighbour, because blended labels are no one's depth.
+
+    Annotated pairs: the crop is drawn among those that contain one of them, itself drawn at
+    random, so that an image with a single pair (DIW) never loses it. Where its points lie too far
+    apart for any crop, the whole image is squeezed into the crop, as Chen et al. (2016) do with
+    every image. A pair that is cropped away, or whose points fall on one pixel, becomes UNKNOWN.
     """
 
     crop: tuple[int, int]
     zoom: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     color_jitter: float = 0.0
+    pairs_per_image: int = 0
+    """Rows of `pairs` in what is returned (of more pairs that many are drawn); 0: no `pairs`."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Return one training example of the crop's size; `rng` alone decides how."""
@@ -34,23 +45,71 @@ class TrainTransform:
             max(self.crop[0], round(height * scale)),
             max(self.crop[1], round(width * scale)),
         )
+        pairs = sample.get("pairs", np.zeros((0, 5), np.int32))
+        starts = [(0, size[axis] - self.crop[axis]) for axis in (0, 1)]
+        if len(pairs):
+            kept = _scaled(pairs[rng.integers(len(pairs))][None], (height, width), size)[0]
+            starts = [self._starts(kept[axis : axis + 3 : 2], size, axis) for axis in (0, 1)]
+            if any(low > high for low, high in starts):
+                size, starts = self.crop, [(0, 0), (0, 0)]
         if size != (height, width):
             image = resize_image(image, size)
             depth = resize_map_nearest(depth, size)
             mask = resize_map_nearest(mask, size)
-        row = int(top * (size[0] - self.crop[0] + 1))
-        column = int(left * (size[1] - self.crop[1] + 1))
+        row, column = (
+            low + int(share * (high - low + 1))
+            for share, (low, high) in zip((top, left), starts, strict=True)
+        )
         window = np.s_[row : row + self.crop[0], column : column + self.crop[1]]
         image, depth, mask = image[window], depth[window], mask[window]
-        if self.flip and mirror < 0.5:
+        mirrored = self.flip and mirror < 0.5
+        if mirrored:
             image, depth, mask = image[:, ::-1], depth[:, ::-1], mask[:, ::-1]
         if self.color_jitter > 0:
             image = jitter_colors(image, *jitter)
-        return {
+        example: Sample = {
             "image": np.ascontiguousarray(image),
             "depth": np.ascontiguousarray(depth),
             "mask": np.ascontiguousarray(mask),
         }
+        if self.pairs_per_image:
+            moved = _scaled(pairs, (height, width), size)
+            moved[:, :4] -= np.array([row, column, row, column], np.int32)
+            if mirrored:
+                moved[:, 1:4:2] = self.crop[1] - 1 - moved[:, 1:4:2]
+            example["pairs"] = self._padded(moved, rng)
+        return example
+
+    def _starts(
+        self, places: Int[np.ndarray, "2"], size: tuple[int, int], axis: int
+    ) -> tuple[int, int]:
+        """Return the first and last start of a crop that contains both places on an axis."""
+        crop = self.crop[axis]
+        return max(0, int(places.max()) - crop + 1), min(size[axis] - crop, int(places.min()))
+
+    def _padded(
+        self, pairs: Int32[np.ndarray, "n 5"], rng: np.random.Generator
+    ) -> Int32[np.ndarray, "g 5"]:
+        limits = np.tile(self.crop, 2)
+        inside = ((pairs[:, :4] >= 0) & (pairs[:, :4] < limits)).all(axis=1)
+        apart = (pairs[:, :2] != pairs[:, 2:4]).any(axis=1)
+        pairs = pairs[inside & apart]
+        if len(pairs) > self.pairs_per_image:
+            pairs = pairs[rng.choice(len(pairs), self.pairs_per_image, replace=False)]
+        padded = np.zeros((self.pairs_per_image, 5), np.int32)
+        padded[:, 4] = UNKNOWN
+        padded[: len(pairs)] = pairs
+        return padded
+
+
+def _scaled(
+    pairs: Int32[np.ndarray, "n 5"], old: tuple[int, int], new: tuple[int, int]
+) -> Int32[np.ndarray, "n 5"]:
+    """Return the pairs with each point at the pixel that its centre falls into after a resize."""
+    scaled = pairs.astype(np.int64)
+    olds, news = np.tile(old, 2), np.tile(new, 2)
+    scaled[:, :4] = (2 * scaled[:, :4] + 1) * news // (2 * olds)
+    return scaled.astype(np.int32)
 
 
 def jitter_colors(

@@ -6,11 +6,13 @@ Depth Perception in the Wild", NIPS 2016.
 Axes: *b batch, n point pairs. Units: depth positive, up to scale; score unitless.
 Sign: relation +1 means that the first point is farther; score grows with distance.
 Deviations: (1) Eq. (2) is a plain sum; here it is divided by the sum of the weights, so that the
-value depends neither on n nor on the share of valid pixels. (2) "At each iteration" is read as: the
-losses of the whole batch are sorted together. (3) A quarter of the pairs is rounded down.
+value depends neither on n nor on the share of valid pixels (see `average`). (2) "At each iteration"
+is read as: the losses of the whole batch are sorted together. (3) A quarter of the pairs is rounded
+down.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.pairs.gather import gather
+from reldepth_jax.pairs.labels import label
 from reldepth_jax.registry import LOSSES
-
-
-def ordinal_relation(
-    depth_i: Float[Array, "*b n"], depth_j: Float[Array, "*b n"], *, sigma: float = 0.02
-) -> Int[Array, "*b n"]:
-    """Eq. (1): +1 where g_i / g_j > 1 + sigma, -1 where g_j / g_i > 1 + sigma, else 0.
-
-    Compares products, not ratios: zero depths need no guard, and two infinite ones are equal.
-    Raises ValueError if sigma < 0.
-    """
-    if sigma < 0:
-        raise ValueError(f"sigma must be at least 0, got {sigma}")
-    farther = depth_i > (1 + sigma) * depth_j
-    nearer = depth_j > (1 + sigma) * depth_i
-    return farther.astype(jnp.int32) - nearer.astype(jnp.int32)
 
 
 def pair_loss(
@@ -57,6 +45,7 @@ def ranking_loss(
     *,
     where: Bool[Array, "*b n"],
     drop_easiest: float = 0.25,
+    average: Literal["pairs", "images"] = "pairs",
 ) -> Float[Array, ""]:
     """Eq. (2) over the valid pairs of the batch, as the mean over the kept ones.
 
@@ -64,6 +53,8 @@ def ranking_loss(
       where: pairs with ground truth at both points; others get no loss and no gradient.
       drop_easiest: share of the valid unequal pairs, smallest loss first, that get weight 0 ("we
         empirically set the smallest 25 %"). Of equal losses the earlier pair is dropped.
+      average: "pairs": every kept pair counts the same. "images": every image (all axes but the
+        last) that kept a pair counts the same, whether it has one annotated pair or 3000.
 
     Returns: 0 if no pair is kept. Raises ValueError if drop_easiest is outside [0, 1).
     """
@@ -75,8 +66,10 @@ def ranking_loss(
         unequal = where & (relation != 0)
         dropped = jnp.floor(drop_easiest * jnp.sum(unequal)).astype(jnp.int32)
         kept &= ~_smallest(losses, unequal, dropped)
-    total = jnp.sum(jnp.where(kept, losses, 0.0))
-    return total / jnp.maximum(jnp.sum(kept), 1)
+    axis = -1 if average == "images" else None
+    total = jnp.sum(jnp.where(kept, losses, 0.0), axis=axis)
+    count = jnp.sum(kept, axis=axis)
+    return jnp.sum(total / jnp.maximum(count, 1)) / jnp.maximum(jnp.sum(count > 0), 1)
 
 
 def _smallest(
@@ -95,10 +88,11 @@ def _smallest(
 @LOSSES.register("ranking")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankingLoss:
-    """`ranking_loss` of the step's pairs, labelled by `ordinal_relation`."""
+    """`ranking_loss` of the step's pairs, labelled by `pairs.labels.label`."""
 
     sigma: float = 0.02
     drop_easiest: float = 0.25
+    average: Literal["pairs", "images"] = "pairs"
 
     def __post_init__(self):
         if self.sigma < 0:
@@ -110,13 +104,13 @@ class RankingLoss:
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
     ) -> Float[Array, ""]:
         """Return the loss of a batch; `Loss` protocol."""
-        depth_i, depth_j = gather(batch["depth"], pairs)
-        mask_i, mask_j = gather(batch["mask"], pairs)
+        relation, counted = label(batch, pairs, sigma=self.sigma)
         score_i, score_j = gather(score, pairs)
         return ranking_loss(
             score_i,
             score_j,
-            ordinal_relation(depth_i, depth_j, sigma=self.sigma),
-            where=pairs.valid & mask_i & mask_j,
+            relation,
+            where=counted,
             drop_easiest=self.drop_easiest,
+            average=self.average,
         )

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler
-from reldepth_jax.losses.ranking import ordinal_relation
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.pairs.gather import gather
+from reldepth_jax.pairs.labels import label, with_annotated
 from reldepth_jax.train.state import TrainState, graph_definition
 
 Metrics = dict[str, Array]
@@ -29,8 +29,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return `step(state, batch) -> (state, metrics)`.
 
-    The pairs are a function of (seed, state.step). A step whose loss or gradient is not finite
-    changes nothing but the step number and says so in `metrics["finite"]`.
+    The pairs are those that `sampler` draws from (seed, state.step), and the annotated ones of the
+    batch. A step whose loss or gradient is not finite changes nothing but the step number and says
+    so in `metrics["finite"]`.
 
     Metrics, float32 scalars: loss; whdr, the share of the step's unequal pairs (ratio over
     1 + sigma) whose order is wrong; grad_norm; finite, 1 or 0.
@@ -39,7 +40,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        pairs = sampler(key, batch)
+        pairs = with_annotated(sampler(key, batch), batch)
 
         def objective(params: nnx.State):
             # A copy: BatchNorm writes its statistics, and the outer ones must not be traced.
@@ -89,9 +90,8 @@ def sampled_whdr(
     score: Float[Array, "b h w"], batch: Batch, pairs: Pairs, *, sigma: float
 ) -> Float[Array, ""]:
     """Return the share of wrongly ordered ones among the valid unequal pairs; ties are wrong."""
-    relation = ordinal_relation(*gather(batch["depth"], pairs), sigma=sigma)
-    mask_i, mask_j = gather(batch["mask"], pairs)
+    relation, counted = label(batch, pairs, sigma=sigma)
     score_i, score_j = gather(score, pairs)
-    counted = pairs.valid & mask_i & mask_j & (relation != 0)
+    counted &= relation != 0
     wrong = counted & ~((score_i - score_j) * relation > 0)
     return jnp.sum(wrong) / jnp.maximum(jnp.sum(counted), 1)

@@ -61,7 +61,7 @@ def make_batches(seed: int) -> list[dict[str, np.ndarray]]:
         depth[fine > 0.9] = np.inf
         mask = rng.uniform(size=depth.shape) > 0.1
         pairs = rng.integers(0, 64 * 96, size=(2, 2, 150), dtype=np.int32)
-        batch = {"image": image.astype(np.uint8), "depth": depth, "mask": mask, "pairs": pairs}
+        batch = {"image": image.astype(np.uint8), "depth": depth, "mask": mask, "sampled": pairs}
         batches.append(batch)
     return batches
 
@@ -96,7 +96,7 @@ def train_torch(module: TorchRelDepthNet, batches: list) -> list[float]:
     module.train()
     losses = []
     for step, batch in enumerate(batches):
-        first, second = batch["pairs"]
+        first, second = batch["sampled"]
         for group, (encoder, _) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = learning_rate(step) * (OPTIM.encoder_lr_scale if encoder else 1.0)
         image = (batch["image"] / 255).transpose(0, 3, 1, 2)
@@ -136,7 +136,7 @@ def test_five_training_steps_agree(
 
     def given_pairs(key: jax.Array, batch: Batch) -> Pairs:
         # The step's pairs travel in its batch: a sampler does not see the step number.
-        first, second = batch["pairs"]  # pyright: ignore[reportGeneralTypeIssues]
+        first, second = batch["sampled"]  # pyright: ignore[reportGeneralTypeIssues]
         return Pairs(first, second, first >= 0)
 
     loss = RankingLoss(sigma=SIGMA, drop_easiest=DROP)

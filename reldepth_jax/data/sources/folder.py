@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 import re
 from typing import Literal
@@ -10,16 +9,11 @@ from typing import Literal
 import numpy as np
 
 from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import geometry, io
-from reldepth_jax.errors import UserError
+from reldepth_jax.data import files, io
+from reldepth_jax.data.files import DataError
 from reldepth_jax.registry import SOURCES
 
-_ASPECT_TOLERANCE = 0.02
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*")
-
-
-class DataError(UserError):
-    """A data set that cannot be used as it is described, in one line."""
 
 
 @SOURCES.register("folder")
@@ -77,6 +71,11 @@ class Folder:
                         f" {len(self._pairs)} samples; set ranges that do not overlap"
                     )
 
+    @property
+    def pairs_per_image(self) -> int:
+        """None is annotated."""
+        return 0
+
     def __len__(self) -> int:
         """Return how many samples the split has."""
         return len(self._range(self.split))
@@ -88,15 +87,7 @@ class Folder:
         """
         image_path, map_path = self._pairs[self._range(self.split)[index]]
         image, values = io.read_image(image_path), io.read_map(map_path)
-        height, width = image.shape[:2]
-        ratio = (values.shape[1] * height) / (values.shape[0] * width)
-        if not 1 / (1 + _ASPECT_TOLERANCE) <= ratio <= 1 + _ASPECT_TOLERANCE:
-            raise io.UnreadableFile(
-                map_path,
-                f"{values.shape[1]}x{values.shape[0]} pixels do not go with the photograph's"
-                f" {width}x{height} (as displayed)",
-            )
-        values = geometry.resize_map_nearest(values, (height, width))
+        values = files.fit_to_image(values, image.shape[:2], map_path)
         depth, mask = self._depth(values)
         return {"image": image, "depth": depth, "mask": mask}
 
@@ -141,48 +132,7 @@ class Folder:
                 raise DataError(f"folder: {io.printable(folder)} is no folder (root, {option})")
         if folders["images"].resolve() == folders["maps"].resolve():
             raise DataError(f"folder: images and maps are the same, {io.printable(root)}")
-        images = _find(folders["images"], io.IMAGE_SUFFIXES, folders["maps"])
-        maps = _find(folders["maps"], io.MAP_SUFFIXES, folders["images"])
-        common = sorted(images.keys() & maps.keys())
-        if not common:
-            raise DataError(
-                f"{io.printable(root)}: no photograph in {self.images} ({len(images)} files) has"
-                f" the name of a map in {self.maps} ({len(maps)} files)"
-            )
-        for names, others, what, partner in (
-            (images, maps, "photographs", "map"),
-            (maps, images, "maps", "photograph"),
-        ):
-            lonely = sorted(names.keys() - others.keys())
-            if lonely:
-                first = ", ".join(map(io.printable, lonely[:3]))
-                raise DataError(
-                    f"{io.printable(root)}: {len(lonely)} of {len(names)} {what} have no"
-                    f" {partner}: {first}{', …' if len(lonely) > 3 else ''}"
-                )
+        images = files.find(folders["images"], io.IMAGE_SUFFIXES, folders["maps"])
+        maps = files.find(folders["maps"], io.MAP_SUFFIXES, folders["images"])
+        common = files.common_names(root, {"photographs": images, "maps": maps})
         return [(images[name], maps[name]) for name in common]
-
-
-def _find(folder: pathlib.Path, suffixes: frozenset[str], other: pathlib.Path) -> dict[str, str]:
-    """Return path by name (relative, without extension) of the files below, but not in `other`."""
-    found: dict[str, str] = {}
-    base, avoid = os.fspath(folder), other.resolve()
-    for parent, folders, files in os.walk(base, followlinks=False):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and pathlib.Path(parent, name).resolve() != avoid
-        ]
-        inside = pathlib.PurePath(os.path.relpath(parent, base)).as_posix()
-        for file in files:
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() not in suffixes or file.startswith("."):
-                continue
-            path = os.path.join(parent, file)
-            name = stem if inside == "." else f"{inside}/{stem}"
-            if name in found:
-                raise DataError(
-                    f"two files have one name: {io.printable(found[name])}, {io.printable(path)}"
-                )
-            found[name] = path
-    return found

@@ -46,6 +46,11 @@ class SyntheticScenes:
         if not 0 <= self.outdoor <= 1:
             raise ConfigError(f"data.source.outdoor must be from 0 to 1, got {self.outdoor}")
 
+    @property
+    def pairs_per_image(self) -> int:
+        """None is annotated."""
+        return 0
+
     def __len__(self) -> int:
         return self.length if self.split == "train" else min(self.length, 1000)
 

@@ -1,0 +1,59 @@
+"""Fixed choices of samples: held-out ones, and smaller training sets.
+
+A choice depends on the number of samples alone, so it is the same in every run, on every machine
+and for a folder as for its prepared shards.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Int64
+
+from reldepth_jax.conventions import Sample, Source
+
+
+def fixed_order(count: int) -> Int64[np.ndarray, "count"]:
+    """Return a permutation of 0 … count - 1 that never changes."""
+    # Raw bits: NumPy promises that these stay as they are, which it does not for `permutation`.
+    return np.argsort(np.random.Philox(0).random_raw(count), kind="stable").astype(np.int64)
+
+
+def held_out(count: int, size: int) -> Int64[np.ndarray, "_size"]:
+    """Return which `size` of `count` samples validate, sorted: the first of `fixed_order`."""
+    return np.sort(fixed_order(count)[:size])
+
+
+def not_held_out(count: int, size: int) -> Int64[np.ndarray, "_rest"]:
+    """Return the samples that `held_out` leaves, sorted."""
+    return np.sort(fixed_order(count)[size:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """The first `size` samples of a source in `fixed_order`: a smaller one lies in a larger one.
+
+    Source: the training-set sizes of Xian et al., CVPR 2018, Figure 5b.
+    """
+
+    source: Source
+    size: int
+
+    @property
+    def pairs_per_image(self) -> int:
+        """As the whole source has it."""
+        return self.source.pairs_per_image
+
+    def __len__(self) -> int:
+        """Return how many samples are left."""
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one of the chosen samples; IndexError outside."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"sample {index} of {self.size}")
+        return self.source[int(self._order[index])]
+
+    @functools.cached_property
+    def _order(self) -> Int64[np.ndarray, "count"]:
+        return fixed_order(len(self.source))
