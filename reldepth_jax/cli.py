@@ -1,9 +1,10 @@
 """What the scripts share: options, overrides, and one clear line for a mistake. Imports no JAX."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from reldepth_jax.config import ConfigError
 from reldepth_jax.errors import UserError
@@ -36,6 +37,30 @@ def parse(
                 raise ConfigError(f"{word} needs a value: {word}=…")
         assignments[path] = value
     return options, assignments
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with rate and time left on stderr; yields `advance(done, total)`."""
+    # Only now: a mistake is told before.
+    from rich import console, progress
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> str:
+            return f"{task.finished_speed or task.speed or 0:.1f}/s"
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        console=console.Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def run(main: Callable[[], int]) -> None:

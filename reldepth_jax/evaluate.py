@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int8, UInt8
+from jaxtyping import Bool, Float, Float32, Int8, Int32, UInt8
 from rich import box
 from rich.table import Table
 
@@ -120,11 +120,12 @@ class Evaluation:
             else ""
         )
         return (
-            f"{self.num_images} images; {self.config.pairs_per_image} random pairs an image and as"
-            f" many with rows < {100 * ordinal.ROW_BAND:g} % of the height apart, seed"
-            f" {self.config.seed}. WHDR: the {pairs} (same row: {row_pairs}) whose depths differ by"
-            f" more than {100 * self.config.sigma:g} % of the nearer; a tie is wrong (rule: half)."
-            f"{tau} Errors are pooled over pairs, with 95 % bootstrap intervals over images."
+            f"{self.num_images} images; their annotated pairs, or {self.config.pairs_per_image}"
+            f" random pairs an image and as many with rows < {100 * ordinal.ROW_BAND:g} % of the"
+            f" height apart, seed {self.config.seed}. WHDR: the {pairs} (same row: {row_pairs})"
+            f" whose depths differ by more than {100 * self.config.sigma:g} % of the nearer, or"
+            f" that are annotated as unequal; a tie is wrong (rule: half).{tau} Errors are pooled over"
+            " pairs, with 95 % bootstrap intervals over images."
         )
 
 
@@ -138,6 +139,8 @@ def evaluate(
     keep: int = 0,
 ) -> Evaluation:
     """Judge `predict` on the first `config.num_images` of `source`.
+
+    A sample with annotated pairs is judged on all of them, any other on random pairs of its depth.
 
     Args:
       predict: uint8 RGB (h, w, 3) -> float32 score (h, w) at the same size, larger is farther.
@@ -223,6 +226,8 @@ def _predictions(
 def _labelled_pairs(
     sample: Sample, index: int, config: EvalConfig, *, same_row: bool
 ) -> LabelledPairs:
+    if "pairs" in sample:
+        return _annotated_pairs(sample, sample["pairs"], same_row=same_row)
     pairs = ordinal.heldout_pairs(
         sample["mask"],
         seed=config.seed,
@@ -232,6 +237,16 @@ def _labelled_pairs(
     )
     depth = sample["depth"].reshape(-1)
     return pairs, ordinal.relation(depth[pairs.first], depth[pairs.second], config.sigma)
+
+
+def _annotated_pairs(
+    sample: Sample, rows: Int32[np.ndarray, "n 5"], *, same_row: bool
+) -> LabelledPairs:
+    height, width = sample["mask"].shape
+    if same_row:
+        rows = rows[np.abs(rows[:, 0] - rows[:, 2]) < ordinal.ROW_BAND * height]
+    first, second = rows[:, 0] * width + rows[:, 1], rows[:, 2] * width + rows[:, 3]
+    return ordinal.PixelPairs(first, second), rows[:, 4].astype(np.int8)
 
 
 def _count(

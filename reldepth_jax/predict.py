@@ -36,13 +36,17 @@ class Predictor:
     `geometry.fit_size`); what it was trained at is best."""
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-        """Resize, pad, run the network, and undo both on its score."""
+        """Return the score at the size of the image."""
+        height, width = image.shape[:2]
+        return geometry.resize_score(self.unresized(image), (height, width))
+
+    def unresized(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "_h _w"]:
+        """Return the score of the whole image at the size that the network saw."""
         height, width = image.shape[:2]
         fitted = geometry.fit_size(height, width, self.image_size)
         small = geometry.resize_image(image, fitted)
         scores = self.model_fn(geometry.pad_to_multiple(small)[None])
-        score = np.asarray(scores, np.float32)[0, : fitted[0], : fitted[1]]
-        return geometry.resize_score(score, (height, width))
+        return np.asarray(scores, np.float32)[0, : fitted[0], : fitted[1]]
 
 
 class PredictError(UserError):

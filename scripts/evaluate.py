@@ -1,21 +1,27 @@
-r"""Evaluate a trained run on held-out images.
+r"""Evaluate a trained run on held-out images, or by the protocol of a public data set.
 
 python scripts/evaluate.py --workdir runs/ranking
 python scripts/evaluate.py --workdir runs/ranking \
     --config.data.source.name=folder --config.data.source.root=photos
+python scripts/evaluate.py --workdir runs/ranking --dataset diw --data-dir DIW
 
 Prints the ordinal errors with 95 % intervals, beside the rule "lower in the image is nearer", and
 writes WORKDIR/eval/SPLIT.json and a contact sheet, SPLIT.png; an overridden source and an explicit
 checkpoint become part of the name. The thresholds of the three-way errors (WKDR) are fitted on the
 validation split. --config.data.… and --config.eval.… change what the run is evaluated on.
+
+With --dataset: the published protocol of that data set (docs/evaluation.md), our numbers with 95 %
+intervals beside the published ones; WORKDIR/eval/DATASET.json and .png.
 """
 
 import argparse
 import json
 import pathlib
 import sys
+from typing import Any
 
 from reldepth_jax import cli, config
+from reldepth_jax.registry import PROTOCOLS
 
 
 def main() -> int:
@@ -23,10 +29,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="run directory")
+    parser.add_argument(
+        "--workdir",
+        type=pathlib.Path,
+        default="runs/ranking",
+        help="run directory, default: runs/ranking",
+    )
+    parser.add_argument("--dataset", help=f"one of: {', '.join(PROTOCOLS.entries)}")
+    parser.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
-    parser.add_argument("--num-images", metavar="N", help="the same as --config.eval.num_images=N")
+    parser.add_argument(
+        "--num-images", metavar="N", help="first N images; the same as --config.eval.num_images=N"
+    )
     parser.add_argument("--pictures", type=int, default=8, help="rows of the sheet, default: 8")
     options, assignments = cli.parse(parser, overrides=True)
     for path in assignments:
@@ -36,10 +51,58 @@ def main() -> int:
             )
     if options.num_images is not None:
         assignments["eval.num_images"] = options.num_images
+    if (options.dataset is None) != (options.data_dir is None):
+        raise config.ConfigError("--dataset and --data-dir belong together; give both")
+    if options.dataset is not None:
+        return _evaluate_published(options, assignments)
+    return _evaluate_heldout(options, assignments)
+
+
+def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]) -> int:
+    """Run the protocol of a public data set."""
+    config.lookup(PROTOCOLS, options.dataset, "--dataset")
+    others = [path for path in assignments if path not in ("eval.num_images", "eval.image_size")]
+    if others or options.split != "test":
+        raise config.ConfigError(
+            f"{others[0] if others else '--split'} does not go with --dataset: its protocol fixes"
+            " what is evaluated; only eval.num_images and eval.image_size can be set"
+        )
+    # All images, unless told otherwise: what the run would do for its own validation is no matter.
+    settings = config.override(config.Config(), {"eval.num_images": "0"} | assignments)
+    config.validate(settings)
 
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
-    from rich.progress import Progress
+
+    from reldepth_jax import experiment, runs, visualise
+    from reldepth_jax.predict import Predictor
+
+    run = runs.load_run(options.workdir, options.checkpoint)
+    size = settings.eval.image_size or experiment.image_size(run.config)
+    predictor = Predictor(run.model_fn, size)
+    protocol = PROTOCOLS.create(options.dataset)
+    with cli.progress_bar(f"{options.dataset} images") as progress:
+        report = protocol(
+            predictor.unresized,
+            options.data_dir,
+            num_images=settings.eval.num_images,
+            progress=progress,
+        )
+    output = options.workdir / "eval" / f"{options.dataset}.json"
+    facts = {"workdir": str(options.workdir), "step": run.step, "image_size": size}
+    _write(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
+    if report.picture is not None:
+        visualise.save_picture(output.with_suffix(".png"), report.picture)
+    console = Console(highlight=False)
+    console.print(report.render(), soft_wrap=True)
+    console.print(f"written: {output}", markup=False)
+    return 0
+
+
+def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) -> int:
+    """Judge the run on random pairs of its own data, or of another source."""
+    # Only now, because importing JAX takes longer than telling a mistake.
+    from rich.console import Console
 
     from reldepth_jax import evaluate, experiment, runs, visualise
     from reldepth_jax.data.pipeline import make_source
@@ -56,24 +119,13 @@ def main() -> int:
         validation = None
     predict = Predictor(run.model_fn, experiment.image_size(settings))
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-
-        def shown(what: str) -> evaluate.Progress:
-            bar = bars.add_task(what)
-            return lambda done, total: bars.update(bar, completed=done, total=total)
-
-        tau = None
-        if validation is not None:
-            tau = evaluate.fit_tau(
-                predict, validation, settings.eval, progress=shown("fitting tau")
-            )
+    tau = None
+    if validation is not None:
+        with cli.progress_bar("fitting tau") as progress:
+            tau = evaluate.fit_tau(predict, validation, settings.eval, progress=progress)
+    with cli.progress_bar(f"{options.split} images") as progress:
         result = evaluate.evaluate(
-            predict,
-            source,
-            settings.eval,
-            tau=tau,
-            progress=shown(f"{options.split} images"),
-            keep=options.pictures,
+            predict, source, settings.eval, tau=tau, progress=progress, keep=options.pictures
         )
 
     name = options.split
@@ -87,8 +139,7 @@ def main() -> int:
         **result.to_json(),
     }
     output = options.workdir / "eval" / f"{name}.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    _write(output, report)
     if result.pictures:
         picture = evaluate.contact_sheet(result.pictures)
         visualise.save_picture(output.with_suffix(".png"), picture)
@@ -98,6 +149,12 @@ def main() -> int:
     console.print(result.protocol(), highlight=False, markup=False)
     console.print(f"written: {output}", highlight=False, markup=False)
     return 0
+
+
+def _write(path: pathlib.Path, report: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LAYERS = [
     {"cli", "pairs", "metrics", "models", "data"},
     {"visualise"},
     {"losses", "checkpoint", "predict"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "protocols"},
     {"runs"},
     {"experiment", "compare"},
 ]

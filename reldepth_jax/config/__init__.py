@@ -21,7 +21,7 @@ from reldepth_jax.config.schema import (
     OptimConfig,
     TrainConfig,
 )
-from reldepth_jax.config.validation import validate
+from reldepth_jax.config.validation import lookup, validate
 
 __all__ = [
     "Choice",
@@ -35,6 +35,7 @@ __all__ = [
     "TrainConfig",
     "from_dict",
     "load",
+    "lookup",
     "override",
     "to_dict",
     "validate",

@@ -1,0 +1,1 @@
+"""Evaluation as the papers did it, one file for each; found by `registry.PROTOCOLS`."""

@@ -1,0 +1,107 @@
+"""What a protocol reports: our numbers beside the published ones.
+
+Values are in the unit of their measure ("%" for shares, as papers print them). Lower is better but
+where a measure's name says otherwise.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from reldepth_jax.metrics.ordinal import ErrorCounts
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % bootstrap interval over images; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @classmethod
+    def percent(cls, counts: ErrorCounts) -> "Estimate":
+        """Return a pooled error rate in percent."""
+        return cls(*(100 * value for value in (counts.rate, *counts.interval)))
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "–"
+        interval = "" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g}{interval}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One variant of a protocol, or one published method."""
+
+    name: str
+    values: Mapping[str, Estimate | float]
+    """By measure; a measure that is not there was not published, or not measured."""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The outcome of one protocol on one data set."""
+
+    title: str
+    """Data set, split and how much of it."""
+    measures: tuple[str, ...]
+    """Columns, with their units."""
+    rows: Sequence[Row]
+    """Ours: the protocol's main variant first, then its deviations, then the location rule."""
+    published: Sequence[Row]
+    source: str
+    """Where the published numbers stand."""
+    notes: Sequence[str]
+    """What a reader must know: protocol in words, samples left out."""
+    picture: UInt8[np.ndarray, "h w 3"] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the picture as plain values; null where nothing was measured."""
+
+        def plain(row: Row) -> dict[str, Any]:
+            values = {
+                measure: [None if math.isnan(x) else x for x in value]
+                if isinstance(value, Estimate)
+                else value
+                for measure, value in row.values.items()
+            }
+            return {"name": row.name, "values": values, "note": row.note}
+
+        return {
+            "title": self.title,
+            "measures": list(self.measures),
+            "value": "[value, low, high]: 95 % percentile bootstrap over images",
+            "ours": [plain(row) for row in self.rows],
+            "published": [plain(row) for row in self.published],
+            "source": self.source,
+            "notes": list(self.notes),
+        }
+
+    def render(self) -> Group:
+        """Return the tables and notes for the terminal."""
+        table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
+        table.add_column("")
+        for measure in self.measures:
+            table.add_column(measure, justify="right")
+        for row in self.rows:
+            # The interval on a line of its own keeps the table narrow.
+            cells = [str(row.values.get(m, "")).replace(" [", "\n[") for m in self.measures]
+            table.add_row(Text(row.name), *map(Text, cells))
+        if self.published:
+            table.add_section()
+            for row in self.published:
+                cells = [f"{row.values[m]:g}" if m in row.values else "" for m in self.measures]
+                table.add_row(Text(row.name, "dim"), *(Text(cell, "dim") for cell in cells))
+        remarks = [f"{row.name}: {row.note}" for row in self.rows if row.note]
+        remarks += [f"Published: {self.source}"] if self.published else []
+        return Group(table, *(Text(remark) for remark in (*remarks, *self.notes)))
