@@ -12,7 +12,8 @@ Our choice: the loss and the random pairs of the 2018 paper, SGD at 0.01 with a 
 Deviation: from scratch instead of from ImageNet weights, see configs/redweb.py.
 
 Cost: not measured on a GPU yet.
-Score to aim at: none is published for this loss on this data; on DIW, ReDWeb alone gives 14.33 %.
+Score: not measured yet. None is published for this loss on this data; ReDWeb alone gives a DIW test
+WHDR of 14.33 %.
 """
 
 import dataclasses

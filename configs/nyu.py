@@ -12,7 +12,8 @@ of 240x320 enlarged to cover 384x384.
 Deviation: from scratch instead of from ImageNet weights, see configs/redweb.py.
 
 Cost: not measured on a GPU yet.
-Score to aim at: WKDR 33.7 %, WKDR= 34.6 %, WKDR≠ 34.1 % (Table 5; plain ranking 35.8, 36.0, 36.5).
+Score: not measured yet; to aim at: WKDR 33.7 %, WKDR= 34.6 %, WKDR≠ 34.1 % (Table 5; with plain
+ranking 35.8, 36.0, 36.5).
 """
 
 import dataclasses

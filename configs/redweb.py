@@ -16,7 +16,8 @@ so this starts from scratch, at one learning rate for all layers (0.1 for the en
 pre-trained weights), and cannot be expected to reach the paper's score.
 
 Cost: not measured on a GPU yet.
-Score to aim at: DIW test WHDR 14.33 % (Table 4); validation on DIW 15.74 % (Table 2).
+Score: not measured yet; to aim at: DIW test WHDR 14.33 % (Table 4), on its
+validation pairs 15.74 % (Table 2).
 """
 
 from reldepth_jax.config import Choice, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig

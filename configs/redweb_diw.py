@@ -13,7 +13,8 @@ that contain the annotated pair. No pair is dropped: of four a quarter would be 
 the loss: 3000 pairs of one image would drown the single one of another.
 
 Cost: not measured on a GPU yet.
-Score to aim at: DIW test WHDR 11.37 % (Table 4; from ImageNet weights, see configs/redweb.py).
+Score: not measured yet; to aim at: DIW test WHDR 11.37 % (Table 4; from ImageNet weights, see
+configs/redweb.py).
 """
 
 import dataclasses

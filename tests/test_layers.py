@@ -15,7 +15,7 @@ LAYERS = [
     {"cli", "pairs", "metrics", "models", "data"},
     {"visualise"},
     {"losses", "checkpoint", "predict"},
-    {"train", "evaluate", "protocols"},
+    {"train", "evaluate", "protocols", "doctor"},
     {"runs"},
     {"experiment", "compare"},
 ]

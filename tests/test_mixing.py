@@ -37,7 +37,7 @@ class Numbered:
             "mask": np.ones((32, 32), bool),
         }
         if self.pairs_per_image:
-            sample["pairs"] = np.tile(np.int32([0, 0, 31, 31, 1]), (self.pairs_per_image, 1))
+            sample["pairs"] = np.tile(np.array([0, 0, 31, 31, 1], np.int32), (self.pairs_per_image, 1))
         return sample
 
 
@@ -49,7 +49,7 @@ def mixed_config(*shares: float, workers: int = 0) -> Config:
 def drawn(config: Config, sources: list, start: int, count: int) -> list[tuple[int, int]]:
     batches = itertools.islice(train_batches(config, sources, start=start), count)
     pixels = np.concatenate([batch["image"][:, 0, 0] for batch in batches])
-    return [(int(pixel[0]), int(pixel[1])) for pixel in pixels]
+    return list(zip(pixels[:, 0].tolist(), pixels[:, 1].tolist(), strict=True))
 
 
 def test_shares_hold_and_every_source_is_gone_through_evenly():

@@ -111,14 +111,17 @@ def listed_paths(root: pathlib.Path, written: Sequence[str], listing: str) -> li
     number for all, as it takes to find the first file that can be found. DataError that names
     `listing` if none is found, or if a path leads out of `root`.
     """
-    parts = [pathlib.PurePosixPath(path.replace("\\", "/")).parts for path in written]
+    parts = [
+        pathlib.PurePosixPath(path.replace("\\", "/").lstrip("/")).parts or ("",)
+        for path in written
+    ]
     for line in parts:
         if ".." in line:
             raise DataError(f"{io.printable(listing)}: {'/'.join(line)!r} leads out of the data")
     # The first files may be missing: a few are tried before giving up.
     for line in parts[:100]:
         for drop in range(len(line)):
-            if line[drop] != "/" and (root.joinpath(*line[drop:])).is_file():
+            if os.path.isfile(root.joinpath(*line[drop:])):
                 base = os.fspath(root)
                 return [os.path.join(base, *names[min(drop, len(names) - 1) :]) for names in parts]
     first = io.printable(written[0]) if written else "no file"

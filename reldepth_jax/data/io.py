@@ -226,7 +226,7 @@ def _reporting(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _open(
-    file: IO[bytes], path: str | os.PathLike[str], formats: tuple[str, ...]
+    file: IO[bytes] | io.BytesIO, path: str | os.PathLike[str], formats: tuple[str, ...]
 ) -> ImageFile.ImageFile:
     """Open by content and check the size in the header, before anything is decoded."""
     try:

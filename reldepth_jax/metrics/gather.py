@@ -4,19 +4,34 @@ Each process judges one stretch of the images, so that appending the states in t
 processes gives exactly the state of a single process.
 """
 
+import dataclasses
 import io
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 Arrays = dict[str, np.ndarray]
+State = TypeVar("State")
 
 
 def process_block(count: int) -> range:
     """Return which of `count` images this process judges."""
     process, processes = jax.process_index(), jax.process_count()
     return range(count * process // processes, count * (process + 1) // processes)
+
+
+def merge_everywhere(kind: type[State], parts: Sequence[State]) -> State:
+    """Merge the states of this process, then those of all processes; every process must call it.
+
+    `kind` is a dataclass of arrays with a class method `merge`, such as `ordinal.ErrorCounts`.
+    """
+    states: Any = kind
+    own = states.merge(parts)
+    arrays = {field.name: getattr(own, field.name) for field in dataclasses.fields(states)}
+    return states.merge([states(**theirs) for theirs in gather(arrays)])
 
 
 def gather(arrays: Arrays) -> list[Arrays]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64, Int8, UInt8
 
 from reldepth_jax import visualise
 from reldepth_jax.conventions import Sample, Source
-from reldepth_jax.metrics.gather import gather, process_block
+from reldepth_jax.metrics.gather import merge_everywhere, process_block
 from reldepth_jax.metrics.ordinal import ErrorCounts, PixelPairs
 from reldepth_jax.protocols.report import Report
 
@@ -60,16 +60,7 @@ def block(source: Source, num_images: int, progress: Progress) -> Iterator[tuple
 
 def merge_counts(parts: Sequence[Counts], keys: Sequence[str]) -> dict[str, ErrorCounts]:
     """Append the images of this process, then those of the other processes, in order."""
-    own = {key: ErrorCounts.merge([part[key] for part in parts]) for key in keys}
-    arrays = {f"{key}/wrong": counts.wrong for key, counts in own.items()}
-    arrays |= {f"{key}/total": counts.total for key, counts in own.items()}
-    everyone = gather(arrays)
-    return {
-        key: ErrorCounts.merge(
-            [ErrorCounts(theirs[f"{key}/wrong"], theirs[f"{key}/total"]) for theirs in everyone]
-        )
-        for key in keys
-    }
+    return {key: merge_everywhere(ErrorCounts, [part[key] for part in parts]) for key in keys}
 
 
 def annotated(sample: Sample) -> AnnotatedPairs:

@@ -6,7 +6,6 @@ authors' code does. A tie is wrong. Sign: score grows with distance.
 """
 
 import dataclasses
-import pathlib
 
 from reldepth_jax.data.sources.da2k import DA2K
 from reldepth_jax.metrics import ordinal
@@ -60,7 +59,7 @@ class DA2KProtocol:
                 captions.append(f"#{index}  {parts[-1]['all'].rate:.0%} wrong")
         counts = base.merge_counts(parts, ["all", base.RULE])
         used = base.count_of(source, num_images)
-        scenes = [pathlib.PurePosixPath(source.name(index)).parent.name for index in range(used)]
+        scenes = [source.scene(index) for index in range(used)]
         ours = [Row("all scenes", {MEASURE: _accuracy(counts["all"])})]
         for scene in sorted(set(scenes)):
             chosen = [number for number, name in enumerate(scenes) if name == scene]

@@ -8,24 +8,26 @@ centres.
 
 Sign: the score of a network trained by ranking grows with distance; its negative stands for inverse
 depth. Such a score is right up to a monotone function only, which an affine alignment cannot undo:
-these errors are hard on networks trained by ranking.
+these errors are hard on networks trained by ranking. The fitted scale may be negative, so that a
+score of the wrong sign is turned round: signs are what ordinal protocols test.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from reldepth_jax.conventions import Sample, Source
 from reldepth_jax.data.sources.eth3d import ETH3D
-from reldepth_jax.data.sources.kitti import KITTI
+from reldepth_jax.data.sources.kitti import Kitti
 from reldepth_jax.data.sources.nyu_depth_v2 import NYUDepthV2
 from reldepth_jax.data.sources.sintel import Sintel
 from reldepth_jax.data.sources.tum import TUM
 from reldepth_jax.metrics.alignment import align_inverse_depth
 from reldepth_jax.metrics.boundary import BoundaryF1
-from reldepth_jax.metrics.depth import DepthErrors, merge_over_processes
+from reldepth_jax.metrics.depth import DepthErrors
+from reldepth_jax.metrics.gather import merge_everywhere
 from reldepth_jax.protocols import base
 from reldepth_jax.protocols.report import Estimate, Report, Row
 from reldepth_jax.protocols.resizing import scale_half_pixel
@@ -87,14 +89,14 @@ class ZeroShot:
             by_row = self._aligned(base.lower_is_nearer(*size), sample)
             rule.append(self._errors(by_row, sample))
             if self.boundaries:
-                edges.append(BoundaryF1.of_image(aligned, sample["depth"], sample["mask"]))
+                edges.append(BoundaryF1.of_image(aligned, sample["depth"], self._within(sample)))
             if len(rows) < base.PICTURES:
                 rows.append(base.picture_row(sample, score))
                 captions.append(f"#{index}  abs rel {model[-1].compute('image')['abs_rel']:.3f}")
-        errors, rule_errors = merge_over_processes(model), merge_over_processes(rule)
+        errors, rule_errors = (merge_everywhere(DepthErrors, parts) for parts in (model, rule))
         values = _values(errors)
         if self.boundaries:
-            values[BOUNDARY] = Estimate(BoundaryF1.merge_over_processes(edges).mean)
+            values[BOUNDARY] = Estimate(merge_everywhere(BoundaryF1, edges).mean)
         used = base.count_of(source, num_images)
         notes = [
             f"Aligned in inverse depth by least squares, cap {self.cap:g} m; means over images with"
@@ -103,6 +105,14 @@ class ZeroShot:
         if used != self.images:
             notes.append(
                 f"Not comparable with published numbers: those are of {self.images} images."
+            )
+        if self.boundaries:
+            notes.append(
+                "Boundary F1 as Depth Pro's code computes it, on the aligned maps within the cap."
+            )
+        if errors.invalid.any():
+            notes.append(
+                f"The prediction is not finite at {errors.invalid.sum()} pixels with ground truth."
             )
         return Report(
             title=f"{self.title}: {used} images",
@@ -121,8 +131,10 @@ class ZeroShot:
         return align_inverse_depth(-score, sample["depth"], sample["mask"], cap=self.cap)
 
     def _errors(self, depth: Float[np.ndarray, "h w"], sample: Sample) -> DepthErrors:
-        within = sample["mask"] & (sample["depth"] <= self.cap)
-        return DepthErrors.of_image(depth, sample["depth"], within)
+        return DepthErrors.of_image(depth, sample["depth"], self._within(sample))
+
+    def _within(self, sample: Sample) -> Bool[np.ndarray, "h w"]:
+        return sample["mask"] & (sample["depth"] <= self.cap)
 
 
 def _values(errors: DepthErrors) -> dict[str, Estimate]:
@@ -138,14 +150,14 @@ def _values(errors: DepthErrors) -> dict[str, Estimate]:
 def kitti() -> ZeroShot:
     """Return the protocol of KITTI: MiDaS's 161 images of the validation selection."""
     published = _published(BAD, 36.30, 34.08, 21.81, 29.27, 16.08, 8.46)
-    return ZeroShot(title="KITTI", source=KITTI, images=161, cap=80, published=published)
+    return ZeroShot(title="KITTI", source=Kitti, images=161, cap=80.0, published=published)
 
 
 @PROTOCOLS.register("eth3d")
 def eth3d() -> ZeroShot:
     """Return the protocol of ETH3D."""
     published = _published("abs rel", 0.221, 0.186, 0.155, 0.1344, 0.1155, 0.0888)
-    return ZeroShot(title="ETH3D", source=ETH3D, images=454, cap=72, published=published)
+    return ZeroShot(title="ETH3D", source=ETH3D, images=454, cap=72.0, published=published)
 
 
 @PROTOCOLS.register("sintel")
@@ -153,7 +165,7 @@ def sintel() -> ZeroShot:
     """Return the protocol of MPI Sintel, final pass."""
     published = _published("abs rel", 0.440, 0.422, 0.330, 0.3370, 0.3285, 0.2697)
     return ZeroShot(
-        title="Sintel", source=Sintel, images=1064, cap=72, published=published, boundaries=True
+        title="Sintel", source=Sintel, images=1064, cap=72.0, published=published, boundaries=True
     )
 
 
@@ -161,7 +173,7 @@ def sintel() -> ZeroShot:
 def tum() -> ZeroShot:
     """Return the protocol of TUM RGB-D, dynamic scenes."""
     published = _published(BAD, 30.16, 25.02, 17.00, 14.53, 12.51, 9.97)
-    return ZeroShot(title="TUM", source=TUM, images=1815, cap=10, published=published)
+    return ZeroShot(title="TUM", source=TUM, images=1815, cap=10.0, published=published)
 
 
 @PROTOCOLS.register("nyu_depth")
@@ -169,6 +181,6 @@ def nyu_depth() -> ZeroShot:
     """Return the protocol of the depth maps of NYUDv2, in-filled."""
     published = _published(BAD, 28.33, 27.00, 15.73, 13.43, 8.71, 8.32)
     return ZeroShot(
-        title="NYUDv2 depth", source=NYUDepthV2, images=654, cap=10, published=published,
+        title="NYUDv2 depth", source=NYUDepthV2, images=654, cap=10.0, published=published,
         boundaries=True,
     )  # fmt: skip

@@ -1,0 +1,154 @@
+"""DA-2K: 1,000 images of eight kinds of scenes with 2,000 annotated point pairs, for tests.
+
+Source: Yang et al., NeurIPS 2024 (Depth Anything V2), Section 6; DA-2K.md of
+DepthAnything/Depth-Anything-V2.
+Layout: `annotations.json` and `images/SCENE/NAME`, below `DA-2K` or not.
+Annotations: {"images/SCENE/NAME": [{"point1": [row, column], "point2": [row, column],
+"closer_point": "point1"}, …], …}. The order of coordinates is published; that they count from 0 is
+not, and is assumed here.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reldepth_jax.conventions import Sample, Split
+from reldepth_jax.data import files, io, pair_lists
+from reldepth_jax.data.files import DataError
+from reldepth_jax.data.pair_lists import ListedRecords
+from reldepth_jax.registry import SOURCES
+
+
+def read(root: str) -> ListedRecords:
+    """Return the records of the folder, named as in the annotations; DataError: what is wrong."""
+    folder = files.require_folder(root, "da2k")
+    if (folder / "DA-2K").is_dir():
+        folder /= "DA-2K"
+    listing = folder / "annotations.json"
+    if not listing.is_file():
+        raise DataError(
+            f"da2k: {io.printable(listing)} is missing; give the folder that DA-2K.zip gave"
+        )
+    try:
+        return _parse(folder, listing)
+    except RecursionError:
+        raise DataError(f"{io.printable(listing)}: is nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, DataError | io.UnreadableFile):
+            raise
+        raise DataError(f"{io.printable(listing)}: {error}") from None
+
+
+def _parse(folder: pathlib.Path, listing: pathlib.Path) -> ListedRecords:
+    content = json.loads(io.read_bytes(listing), object_pairs_hook=_unique)
+    if not isinstance(content, dict) or not content:
+        raise ValueError("expected an object with the paths of images")
+    images, rows, stops = [], [], []
+    for written, annotations in content.items():
+        images.append(pair_lists.inner_path(written))
+        if not isinstance(annotations, list) or not annotations:
+            raise ValueError(f"{pair_lists.quoted(written)}: expected a list of annotations")
+        for place, annotation in enumerate(annotations):
+            try:
+                first, second, relation = _pair(annotation)
+            except ValueError as reason:
+                raise ValueError(
+                    f"{pair_lists.quoted(written)}, annotation {place}: {reason}"
+                ) from None
+            # As published the first point is always the nearer one, and who always says so would
+            # be right every time.
+            if len(rows) % 2:
+                first, second, relation = second, first, -relation
+            rows.append((*first, *second, relation))
+        stops.append(len(rows))
+    return ListedRecords(
+        root=os.fspath(folder),
+        paths=tuple(files.listed_paths(folder, images, os.fspath(listing))),
+        pairs=np.array(rows, np.int32),
+        stops=np.array(stops, np.int64),
+    )
+
+
+def _unique(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the dictionary of an object; ValueError if a key is there twice."""
+    found: dict[str, Any] = {}
+    for key, value in members:
+        if key in found:
+            raise ValueError(f"{pair_lists.quoted(key)} is there twice")
+        found[key] = value
+    return found
+
+
+def _pair(annotation: Any) -> tuple[tuple[int, int], tuple[int, int], int]:
+    if not isinstance(annotation, dict):
+        raise ValueError("expected an object with point1, point2 and closer_point")
+    first, second = (_point(annotation, name) for name in ("point1", "point2"))
+    closer = annotation.get("closer_point")
+    if closer not in ("point1", "point2"):
+        raise ValueError(f"closer_point is {pair_lists.quoted(str(closer))}, not a point")
+    if first == second:
+        raise ValueError(f"both points are {first}")
+    return first, second, -1 if closer == "point1" else 1
+
+
+def _point(annotation: dict[str, Any], name: str) -> tuple[int, int]:
+    point = annotation.get(name)
+    # To Python, true is a number.
+    if (
+        not isinstance(point, list)
+        or len(point) != 2
+        or not all(type(value) in (int, float) and 0 <= value < 2**31 for value in point)
+    ):
+        got = pair_lists.quoted(str(point))
+        raise ValueError(f"{name} is {got}, not [row, column] from 0")
+    return int(point[0]), int(point[1])
+
+
+@SOURCES.register("da2k")
+@dataclasses.dataclass(frozen=True)
+class DA2K:
+    """DA-2K from its folder: annotated pairs, no depth; a test split only.
+
+    The two points of every second pair are exchanged: in the publication the nearer one always
+    comes first.
+    """
+
+    split: Split
+    size: tuple[int, int]
+    """Not used: images come at their own size."""
+    root: str = ""
+    """The extracted folder."""
+
+    def __post_init__(self):
+        if self.split != "test":
+            raise DataError(f"da2k has a test split only, no {self.split} split")
+        len(self)
+
+    @functools.cached_property
+    def pairs_per_image(self) -> int:
+        """The most that an image has."""
+        return int(np.diff(self._records.stops, prepend=0).max())
+
+    def scene(self, index: int) -> str:
+        """Return the kind of scene: "indoor", "outdoor", "non_real", …, from the image's path."""
+        name = pathlib.PurePath(os.path.relpath(self._records.paths[index], self._records.root))
+        return name.parts[1] if len(name.parts) > 2 else ""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample; UnreadableFile if its image is damaged or an annotation outside."""
+        record, path = self._records[index], self._records.paths[index]
+        return pair_lists.annotated(io.decode_image(record["image"], path), record["pairs"], path)
+
+    @functools.cached_property
+    def _records(self) -> ListedRecords:
+        return read(self.root)

@@ -1,0 +1,108 @@
+"""HR-WSI: high-resolution web stereo images with disparity maps.
+
+Source: Xian et al., CVPR 2020, "Structure-guided ranking loss for single image depth prediction";
+20378 training and 400 validation images, for research use.
+Layout: `train` and `val`, below `HR-WSI` or not, each with `imgs/NAME.jpg`, `gts/NAME.png` and
+`valid_masks/NAME.png`. Other folders, such as `instance_masks`, are not read.
+Maps: 8 bits, one channel or three equal ones. gts: disparity from optical flow, brighter is nearer,
+0 is infinitely far, known up to an affine change. valid_masks: greater than 0 where left and right
+agree.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+
+from reldepth_jax.conventions import Sample, Split
+from reldepth_jax.data import files, io
+from reldepth_jax.data.files import DataError
+from reldepth_jax.data.records import FileRecords, Part, Record, Selected, open_part, select
+from reldepth_jax.registry import SOURCES
+
+COUNTS: dict[Part, int] = {"train": 20378, "val": 400}
+"""Images of each part as published."""
+MAPS = {"gt": np.dtype(np.uint8), "valid": np.dtype(np.uint8)}
+
+
+def read_part(root: str, part: Part) -> FileRecords | None:
+    """Return the records of a part of the folder; there is no part "test"."""
+    if part == "test":
+        return None
+    folder = files.require_folder(root, "hr_wsi")
+    if (folder / "HR-WSI").is_dir():
+        folder /= "HR-WSI"
+    folder = files.require_folder(folder / part, "hr_wsi")
+    kinds = {
+        "images": ("imgs", io.IMAGE_SUFFIXES),
+        "disparity maps": ("gts", io.MAP_SUFFIXES),
+        "valid masks": ("valid_masks", io.MAP_SUFFIXES),
+    }
+    found = {
+        kind: files.find(files.require_folder(folder / name, "hr_wsi"), suffixes)
+        for kind, (name, suffixes) in kinds.items()
+    }
+    names = files.common_names(folder, found)
+    images, gts, valid = (tuple(found[kind][name] for name in names) for kind in kinds)
+    return FileRecords(os.fspath(pathlib.Path(root)), images, {"gt": gts, "valid": valid})
+
+
+@SOURCES.register("hr_wsi")
+@dataclasses.dataclass(frozen=True)
+class HRWSI:
+    """HR-WSI from its folder, or from prepared shards.
+
+    Depth is 255 / gt, without unit, inf where gt is 0. A map of another size than its image is
+    resized by nearest neighbour. There is no test split.
+    """
+
+    split: Split
+    size: tuple[int, int]
+    """Not used: images come at their own size."""
+    root: str = ""
+    """The extracted folder `HR-WSI`, or the one that holds it."""
+    prepared: str = ""
+    """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
+
+    polarity = "disparity"
+
+    def __post_init__(self):
+        if self.split == "test":
+            raise DataError("hr_wsi has no test split; take val, or test on another data set")
+        len(self)
+
+    @property
+    def pairs_per_image(self) -> int:
+        """None is annotated."""
+        return 0
+
+    def __len__(self) -> int:
+        """Return how many samples the split has."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample; UnreadableFile if its files are damaged or do not fit."""
+        return self.decode(self._records[index])
+
+    def decode(self, record: Record) -> Sample:
+        """Interpret one record."""
+        path = os.path.join(self.root or self.prepared, record["name"])
+        image = io.decode_image(record["image"], path)
+        maps = {}
+        for name, values in record["maps"].items():
+            if values.dtype != np.uint8:
+                raise io.UnreadableFile(
+                    path, f"its {name} map has {values.dtype} values, not 8 bits"
+                )
+            maps[name] = files.fit_to_image(values, image.shape[:2], path)
+        with np.errstate(divide="ignore"):
+            depth = 1 / (maps["gt"].astype(np.float32) / np.float32(255))
+        return {"image": image, "depth": depth, "mask": maps["valid"] > 0}
+
+    @functools.cached_property
+    def _records(self) -> Selected:
+        read = open_part("hr_wsi", self.prepared, self.root, read_part)
+        # The data set has its own validation part: nothing is held out.
+        return select("hr_wsi", self.split, read, validation=0)
