@@ -124,8 +124,8 @@ class Evaluation:
             f" random pairs an image and as many with rows < {100 * ordinal.ROW_BAND:g} % of the"
             f" height apart, seed {self.config.seed}. WHDR: the {pairs} (same row: {row_pairs})"
             f" whose depths differ by more than {100 * self.config.sigma:g} % of the nearer, or"
-            f" that are annotated as unequal; a tie is wrong (rule: half).{tau} Errors are pooled over"
-            " pairs, with 95 % bootstrap intervals over images."
+            f" that are annotated as unequal; a tie is wrong (rule: half).{tau} Errors are pooled"
+            " over pairs, with 95 % bootstrap intervals over images."
         )
 
 

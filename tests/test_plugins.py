@@ -15,7 +15,7 @@ from reldepth_jax.experiment import step_function
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
 from reldepth_jax.runs import new_state
 
-CONFIGS = sorted(pathlib.Path("configs").glob("*.py"))
+CONFIGS = [*map(str, sorted(pathlib.Path("configs").glob("*.py"))), "configs/redweb_diw.py:mixed"]
 
 
 def make_batch(depth: np.ndarray, mask: np.ndarray | None = None) -> Batch:
@@ -137,9 +137,10 @@ def test_an_encoder_keeps_its_word_on_strides_channels_and_parameters(name: str)
     ]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_builds_its_train_step(path: pathlib.Path):
-    config = load(str(path))
+@pytest.mark.parametrize("annotated", [0, 3])
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_builds_its_train_step(path: str, annotated: int):
+    config = load(path)
     model, state = new_state(config, abstract=True)
     height, width = config.data.crop
     size = (config.data.batch_size, height, width)
@@ -148,6 +149,8 @@ def test_every_config_builds_its_train_step(path: pathlib.Path):
         "depth": jax.ShapeDtypeStruct(size, jnp.float32),
         "mask": jax.ShapeDtypeStruct(size, jnp.bool_),
     }
+    if annotated:
+        batch["pairs"] = jax.ShapeDtypeStruct((size[0], annotated, 5), jnp.int32)
     after, metrics = jax.eval_shape(step_function(config, model), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert all(

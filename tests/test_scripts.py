@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.fixtures import diw, nyu_pairs
 
 SMOKE = ["scripts/train.py", "--config", "configs/smoke.py"]
 
@@ -65,6 +68,24 @@ def test_evaluate_prints_a_table_and_writes_json_and_picture(run: pathlib.Path):
     assert len(report["model"]["whdr"]["wrong"]) == 4
     with Image.open(run / "eval/test.png") as sheet:
         assert sheet.width >= 3 * 192
+
+
+@pytest.mark.parametrize(("name", "fixture"), [("diw", diw), ("nyu", nyu_pairs)])
+def test_evaluate_by_a_published_protocol(
+    run: pathlib.Path, tmp_path: pathlib.Path, name: str, fixture: ModuleType
+):
+    fixture.write(tmp_path)
+    result = script(
+        "scripts/evaluate.py", "--workdir", run, "--dataset", name, "--data-dir", tmp_path
+    )
+    assert "official" in result.stdout
+    assert "lower is nearer" in result.stdout
+    assert "Xian 2018" in result.stdout
+    assert "Not comparable with published numbers" in result.stdout
+    report = json.loads((run / f"eval/{name}.json").read_text())
+    assert report["ours"][0]["name"] == "official"
+    assert report["run"]["step"] == 8
+    assert (run / f"eval/{name}.png").exists()
 
 
 def test_predict_keeps_sizes_and_reports_bad_files(run: pathlib.Path, tmp_path: pathlib.Path):
@@ -193,6 +214,12 @@ def test_a_mistake_is_one_line_within_two_seconds(name: str, tmp_path: pathlib.P
             "nowhere",
         ),
         (["scripts/evaluate.py", "--workdir", "nowhere"], "nowhere: no config.json"),
+        (["scripts/evaluate.py", "--dataset", "diww", "--data-dir", "x"], "Did you mean 'diw'"),
+        (["scripts/evaluate.py", "--dataset", "diw"], "give both"),
+        (
+            ["scripts/evaluate.py", "--dataset", "diw", "--data-dir", "x", "--split", "val"],
+            "--split does not go with --dataset",
+        ),
         (["scripts/predict.py", "x.jpg", "--workdir", "nowhere"], "nowhere: no config.json"),
         (["scripts/compare.py", "nowhere", "nowhere2"], "nowhere: no config.json"),
     ],

@@ -92,7 +92,8 @@ class PairList:
         # Python's own numbers would need ten times the memory.
         self._sizes, self._values = array.array("i"), array.array("i")
         self._stops = array.array("q")
-        self._if_swapped = self._if_from_zero = 0
+        self.if_swapped = self.if_from_zero = 0
+        """Rejected lines that would be valid with x before y, or counted from 0."""
 
     def error(self, line: int, reason: str) -> DataError:
         """Return what to raise where nothing after `line` can be understood."""
@@ -125,8 +126,8 @@ class PairList:
             raise ValueError(f"relation {quoted(fields[4])}, expected {known}")
         row, column, other_row, other_column = points = [number(field) for field in fields[:4]]
         if not _within(points, *size, first=1):
-            self._if_swapped += _within(points, size[1], size[0], first=1)
-            self._if_from_zero += _within(points, *size, first=0)
+            self.if_swapped += _within(points, size[1], size[0], first=1)
+            self.if_from_zero += _within(points, *size, first=0)
             raise ValueError(
                 f"({row}, {column}) or ({other_row}, {other_column}) lies outside the"
                 f" {size[0]} rows and {size[1]} columns"
@@ -144,9 +145,9 @@ class PairList:
         good, bad = len(self._values) // 5, len(self.rejected)
         if bad > max(FEW, (good + bad) // 100) or bad and not good:
             hint = ""
-            if 2 * self._if_swapped > bad:
+            if 2 * self.if_swapped > bad:
                 hint = "; most would be valid with rows and columns swapped: y comes before x"
-            elif 2 * self._if_from_zero > bad:
+            elif 2 * self.if_from_zero > bad:
                 hint = "; most would be valid if counted from 0: coordinates start at 1"
             first = self.rejected[0]
             raise self.error(

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int8, UInt8
 
 from reldepth_jax.conventions import Sample, Source
-from reldepth_jax.data.sources.nyu_pairs import NYUPairs
+from reldepth_jax.data.sources.nyu_pairs import COUNTS, NYUPairs
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.metrics.alignment import NYU_MEAN, NYU_STD, align_mean_std
 from reldepth_jax.metrics.depth import DepthErrors
@@ -33,7 +33,6 @@ from reldepth_jax.protocols.report import Estimate, Report, Row
 from reldepth_jax.protocols.resizing import scale_torch7
 from reldepth_jax.registry import PROTOCOLS
 
-TEST_IMAGES = 654
 MARGIN = 10
 METRIC_MARGIN = 16
 OFFICIAL_TAUS = np.round(0.1 + 0.01 * np.arange(1, 141), 2)
@@ -129,9 +128,9 @@ class NYUProtocol:
                 f"The official threshold grid ends at tau = {official:g}: the scale of these scores"
                 " lies outside it, so read the row with the exact tau."
             )
-        if used < TEST_IMAGES:
+        if used < COUNTS["test"]:
             notes.append(
-                f"Not comparable with published numbers: those are of {TEST_IMAGES} images."
+                f"Not comparable with published numbers: those are of {COUNTS['test']} images."
             )
         rejected = len(validation.rejected) + len(test.rejected)
         if rejected:

@@ -18,6 +18,8 @@ from rich.text import Text
 
 from reldepth_jax.metrics.ordinal import ErrorCounts
 
+_COLUMNS = 5
+
 
 class Estimate(NamedTuple):
     """A number with its 95 % bootstrap interval over images; NaN where there is none."""
@@ -34,8 +36,8 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if math.isnan(self.value):
             return "–"
-        interval = "" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]"
-        return f"{self.value:.4g}{interval}"
+        interval = "" if math.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{interval}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,20 +90,26 @@ class Report:
         }
 
     def render(self) -> Group:
-        """Return the tables and notes for the terminal."""
-        table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("")
-        for measure in self.measures:
+        """Return tables of at most `_COLUMNS` measures each, and the notes, for the terminal."""
+        starts = range(0, len(self.measures), _COLUMNS)
+        tables = [self._table(self.measures[start : start + _COLUMNS]) for start in starts]
+        tables[0].title = self.title
+        remarks = [f"{row.name}: {row.note}" for row in self.rows if row.note]
+        remarks += [f"Published: {self.source}"] if self.published else []
+        return Group(*tables, *(Text(remark) for remark in (*remarks, *self.notes)))
+
+    def _table(self, measures: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+        table.add_column("", no_wrap=True)
+        for measure in measures:
             table.add_column(measure, justify="right")
         for row in self.rows:
             # The interval on a line of its own keeps the table narrow.
-            cells = [str(row.values.get(m, "")).replace(" [", "\n[") for m in self.measures]
+            cells = [str(row.values.get(m, "")).replace(" [", "\n[") for m in measures]
             table.add_row(Text(row.name), *map(Text, cells))
-        if self.published:
-            table.add_section()
-            for row in self.published:
-                cells = [f"{row.values[m]:g}" if m in row.values else "" for m in self.measures]
+        table.add_section()
+        for row in self.published:
+            cells = [f"{row.values[m]:g}" if m in row.values else "" for m in measures]
+            if any(cells):
                 table.add_row(Text(row.name, "dim"), *(Text(cell, "dim") for cell in cells))
-        remarks = [f"{row.name}: {row.note}" for row in self.rows if row.note]
-        remarks += [f"Published: {self.source}"] if self.published else []
-        return Group(table, *(Text(remark) for remark in (*remarks, *self.notes)))
+        return table

@@ -31,7 +31,7 @@ def read(root: str) -> ListedRecords:
     if (folder / "DA-2K").is_dir():
         folder /= "DA-2K"
     listing = folder / "annotations.json"
-    if not listing.is_file():
+    if not listing.exists():
         raise DataError(
             f"da2k: {io.printable(listing)} is missing; give the folder that DA-2K.zip gave"
         )
@@ -130,7 +130,7 @@ class DA2K:
             raise DataError(f"da2k has a test split only, no {self.split} split")
         len(self)
 
-    @functools.cached_property
+    @property
     def pairs_per_image(self) -> int:
         """The most that an image has."""
         return int(np.diff(self._records.stops, prepend=0).max())

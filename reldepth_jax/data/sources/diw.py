@@ -29,32 +29,41 @@ COUNTS: dict[Part, int] = {"test": 74_441}
 """Images of each part as published; of training and validation only the sum is, roughly."""
 MAPS: dict[str, np.dtype] = {}
 
+_PARTS: tuple[Part, ...] = ("train", "val", "test")
 _FOLDERS = ("", "DIW_Annotations", "DIW_Annotations_splitted")
 
 
 def read_part(root: str, part: Part) -> ListedRecords | None:
     """Return the records of the folder; "train" holds the validation images if no list has them."""
     folder = files.require_folder(root, "diw")
-    lists = {name: _find(folder, f"DIW_{name}.csv") for name in ("train", "val", "test")}
-    if lists["train"] is None:
-        # This list has the validation images too: those of DIW_val.csv would be trained on.
-        lists["train"] = _find(folder, "DIW_train_val.csv")
-        lists["val"] = lists["val"] if lists["train"] is None else None
-    if not any(lists.values()):
+    if not any(find_list(folder, other)[0] for other in _PARTS):
         raise DataError(
             f"diw: {io.printable(folder)} holds none of DIW_test.csv, DIW_train.csv and"
             " DIW_train_val.csv; give the folder in which the archives were extracted"
         )
-    listing = lists[part]
-    return None if listing is None else _read(listing).records(folder, folder)
+    listing, base = find_list(folder, part)
+    return None if listing is None else read_list(listing, part).records(folder, base)
+
+
+def find_list(folder: pathlib.Path, part: Part) -> tuple[str | None, pathlib.Path]:
+    """Return the list of a part, None without one, and the folder below which its images are."""
+    listing = _find(folder, f"DIW_{part}.csv")
+    if part != "test" and _find(folder, "DIW_train.csv") is None:
+        # This list has the validation images too: those of DIW_val.csv would be trained on.
+        joined = _find(folder, "DIW_train_val.csv")
+        if joined is not None:
+            listing = joined if part == "train" else None
+    return listing, folder
 
 
 def _find(folder: pathlib.Path, name: str) -> str | None:
     paths = [folder / inside / name for inside in _FOLDERS]
-    return next((os.fspath(path) for path in paths if path.is_file()), None)
+    return next((os.fspath(path) for path in paths if path.exists()), None)
 
 
-def _read(listing: str) -> PairList:
+def read_list(listing: str, part: Part) -> PairList:
+    """Return what a list of whatever part holds, with its defective lines."""
+    del part  # All parts are written alike.
     found = PairList(listing, "><")
     number, path = 0, None
     for line, fields in pair_lists.read_lines(listing):

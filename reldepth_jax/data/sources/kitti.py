@@ -61,6 +61,8 @@ def _listed(folder: pathlib.Path, listing: str) -> tuple[tuple[str, ...], tuple[
                 f"{io.printable(listing)}:{number}: expected 'image_path depth_path', got"
                 f" {len(fields)} fields"
             )
+    if not rows:
+        raise DataError(f"{io.printable(listing)}: names no image")
     images, maps = (
         tuple(files.listed_paths(folder, [fields[column] for _, fields in rows], listing))
         for column in (0, 1)

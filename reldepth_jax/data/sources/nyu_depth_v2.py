@@ -119,8 +119,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         # It raises many types on damaged input.
         raise io.UnreadableFile(path, f"is not a MATLAB file that can be read ({error})") from error
     for name in _SPLITS.values():
-        if name not in content:
-            raise io.UnreadableFile(path, f"has no variable {name!r}")
+        if not isinstance(content.get(name), np.ndarray):
+            raise io.UnreadableFile(path, f"has no array {name!r}")
     return {name: content[name] for name in _SPLITS.values()}
 
 

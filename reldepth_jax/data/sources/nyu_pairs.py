@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 import os
+import pathlib
 
 import numpy as np
 from jaxtyping import Float32
@@ -33,6 +34,8 @@ LISTS: dict[Part, tuple[str, ...]] = {
     "test": ("654_NYU_MITpaper_test_imgs_orig_size_points.csv",),
 }
 """Names of the list of each part; the second of val is the default of the test script."""
+COUNTS: dict[Part, int] = {"train": 750, "val": 45, "test": 654}
+"""Images of each part as published."""
 SIZES: dict[Part, tuple[int, int]] = {"train": (240, 320), "val": (240, 320), "test": (480, 640)}
 """Height and width of the images of each part."""
 
@@ -40,18 +43,30 @@ SIZES: dict[Part, tuple[int, int]] = {"train": (240, 320), "val": (240, 320), "t
 def read_part(root: str, part: Part) -> ListedRecords:
     """Return the records of the folder; DataError if it has no list of this part."""
     folder = files.require_folder(root, "nyu_pairs")
+    listing, base = find_list(folder, part)
+    if listing is None:
+        raise DataError(
+            f"nyu_pairs: {io.printable(folder)} has no {part} split here; it would be"
+            f" {' or '.join(LISTS[part])}"
+        )
+    return read_list(listing, part).records(folder, base)
+
+
+def find_list(folder: pathlib.Path, part: Part) -> tuple[str | None, pathlib.Path]:
+    """Return the list of a part, None without one, and the folder below which its images are."""
     for inside in (folder, folder / "data"):
         for name in LISTS[part]:
-            if (inside / name).is_file():
-                found = _read(os.fspath(inside / name), SIZES[part])
-                return found.records(folder, inside)
-    raise DataError(
-        f"nyu_pairs: {io.printable(folder)} has no {part} split here; it would be"
-        f" {' or '.join(LISTS[part])}"
-    )
+            if (inside / name).exists():
+                return os.fspath(inside / name), inside
+    return None, folder
 
 
-def _read(listing: str, size: tuple[int, int]) -> PairList:
+def read_list(listing: str, part: Part) -> PairList:
+    """Return what the list of a part holds, with its defective lines.
+
+    Raises DataError where a line that begins an image is defective: what follows is lost.
+    """
+    size = SIZES[part]
     found = PairList(listing, "><=")
     left = stated = number = 0
     lines = pair_lists.read_lines(listing)
