@@ -52,7 +52,8 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[Any]:
 def dataset(file: Any, name: str) -> Any:
     """Return an `h5py.Dataset`, of which nothing is read yet; ValueError if there is none."""
     found = file.get(name)
-    if not hasattr(found, "dtype"):
+    # Without a shape it was made to hold nothing.
+    if getattr(found, "shape", None) is None:
         raise ValueError(f"has no data set {name!r}")
     return found
 

@@ -6,6 +6,7 @@ path and the reason. Files are recognised by their content, not by their extensi
 
 import contextlib
 import io
+import logging
 import os
 import pathlib
 import stat
@@ -36,6 +37,9 @@ _MAP_FORMATS = ("PNG", "TIFF")
 # Pillow warns from MAX_PIXELS on and raises at twice as many. `catch_warnings` around each call
 # would not be safe in the threads that read training data, so the filter is set once.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# What it says of damaged metadata names no file; where the image suffers, reading fails.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class UnreadableFile(UserError):
@@ -235,7 +239,8 @@ def _open(
         raise UnreadableFile(path, f"has more than {MAX_PIXELS / 1e6:.0f} million pixels") from None
     except UnidentifiedImageError:
         file.seek(0)
-        if file.read(256).lstrip().startswith(b"<"):
+        head = file.read(256).lstrip()
+        if head.startswith(b"<") and b"svg" not in head:
             raise UnreadableFile(path, "is a web page, not an image; download it again") from None
         known = ", ".join(formats)
         raise UnreadableFile(path, f"is not an image that can be read ({known})") from None

@@ -54,10 +54,8 @@ class RawRecords:
             # The header alone: these images have 24 million pixels.
             with Image.open(memory.BytesIO(image)) as header:
                 width, height = header.size
-        except Exception:
-            # Decoding says best what is wrong with it.
-            io.decode_image(image, path)
-            raise io.UnreadableFile(path, "has a damaged header") from None
+        except Exception as error:
+            raise io.UnreadableFile(path, "is not an image that can be read") from error
         if len(values) != 4 * width * height:
             raise io.UnreadableFile(
                 depth_path,

@@ -120,7 +120,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         raise io.UnreadableFile(path, f"is not a MATLAB file that can be read ({error})") from error
     for name in _SPLITS.values():
         if not isinstance(content.get(name), np.ndarray):
-            raise io.UnreadableFile(path, f"has no array {name!r}")
+            raise io.UnreadableFile(path, f"has no variable {name!r} that is an array")
     return {name: content[name] for name in _SPLITS.values()}
 
 

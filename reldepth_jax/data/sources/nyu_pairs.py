@@ -174,4 +174,5 @@ def _read_depth(path: str) -> Float32[np.ndarray, "h w"]:
         # A small file may claim to hold a large map.
         if not 0 < math.prod(depth.shape) <= io.MAX_PIXELS:
             raise ValueError(f"/depth has the shape {depth.shape}")
-        return depth[()].astype(np.float32)
+        with np.errstate(over="ignore"):
+            return depth[()].astype(np.float32)

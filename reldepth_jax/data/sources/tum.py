@@ -51,11 +51,13 @@ class TUMRecords:
                 raise ValueError(f"has more than {io.MAX_PIXELS / 1e6:.0f} million pixels")
             if depth.dtype.kind != "f":
                 raise ValueError(f"gt/gt_depth holds {depth.dtype} values, not metres as float")
-            values, pixels = depth[()], _bytes_of(image[()])
+            pixels = _bytes_of(image[()])
+            with np.errstate(over="ignore"):
+                values = depth[()].astype(np.float32)
         return {
             "name": relative_name(path, self.root),
             "image": hdf5.encode_png(pixels),
-            "maps": {"depth": values.astype(np.float32)},
+            "maps": {"depth": values},
             "pairs": NO_PAIRS,
         }
 
