@@ -27,9 +27,10 @@ def parse(
     for word in words:
         if not (overrides and word.startswith(_PREFIX)):
             known = [name for action in parser._actions for name in action.option_strings]
-            raise ConfigError(
-                f"unknown argument {word!r}.{did_you_mean(word.partition('=')[0], known)}"
-            )
+            hint = did_you_mean(word.partition("=")[0], known)
+            if os.path.lexists(word):
+                hint = f" If it is a file, write ./{word}."
+            raise ConfigError(f"unknown argument {word!r}.{hint}")
         path, equals, value = word.removeprefix(_PREFIX).partition("=")
         if not equals:
             value = next(words, None)
@@ -49,14 +50,17 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         def render(self, task: progress.Task) -> str:
             return f"{task.finished_speed or task.speed or 0:.1f}/s"
 
+    screen = console.Console(stderr=True)
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         Rate(),
         progress.TimeRemainingColumn(),
-        console=console.Console(stderr=True),
+        console=screen,
         transient=True,
+        # Elsewhere it would leave empty lines between the messages.
+        disable=not screen.is_terminal,
     )
     with bar:
         task = bar.add_task(what, total=None)

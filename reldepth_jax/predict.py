@@ -1,6 +1,7 @@
 """From photographs to score maps at their own size: in memory, and for files and folders."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -195,7 +196,9 @@ def _predict_one(
         return {"input": os.fspath(path), **writer.write(name, score)}
     except BaseException as error:
         for file in new:
-            file.unlink(missing_ok=True)
+            # A name that is too long to write is too long to remove, too.
+            with contextlib.suppress(OSError):
+                file.unlink()
         if not isinstance(error, OSError):
             raise
         reason = f"its prediction cannot be written: {error.strerror}"

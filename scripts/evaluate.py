@@ -95,7 +95,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
         visualise.save_picture(output.with_suffix(".png"), report.picture)
     console = Console(highlight=False)
     console.print(report.render(), soft_wrap=True)
-    console.print(f"written: {output}", markup=False)
+    console.print(f"written: {output}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -147,7 +147,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     console = Console()
     console.print(result.table(f"{options.workdir}, step {run.step}, {options.split} images"))
     console.print(result.protocol(), highlight=False, markup=False)
-    console.print(f"written: {output}", highlight=False, markup=False)
+    console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -43,6 +43,7 @@ def main() -> int:
 
     # Only now, because importing JAX takes longer than telling a mistake.
     from reldepth_jax import experiment, predict, runs
+    from reldepth_jax.data import io
 
     run = runs.load_run(options.workdir, options.checkpoint)
     writer = predict.Writer(
@@ -58,7 +59,7 @@ def main() -> int:
     )
     counts = predict.predict_files(predictor, options.inputs, writer)
     failed = f"; {counts.failed} failed" if counts.failed else ""
-    print(f"{counts.done} predicted, see {options.output}{failed}")
+    print(f"{counts.done} predicted, see {io.printable(options.output)}{failed}")
     return 1 if counts.failed else 0
 
 

@@ -67,7 +67,9 @@ def main() -> int:
         Rate(),
         rich.TimeRemainingColumn(),
     )
-    with rich.Progress(*columns, console=Console(stderr=True)) as bars:
+    screen = Console(stderr=True)
+    # Elsewhere than on a terminal the bar would stand between the messages.
+    with rich.Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
         tasks: dict[str, rich.TaskID] = {}
 
         def progress(part: str, done: int, total: int) -> None:

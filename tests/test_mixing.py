@@ -37,7 +37,9 @@ class Numbered:
             "mask": np.ones((32, 32), bool),
         }
         if self.pairs_per_image:
-            sample["pairs"] = np.tile(np.array([0, 0, 31, 31, 1], np.int32), (self.pairs_per_image, 1))
+            sample["pairs"] = np.tile(
+                np.array([0, 0, 31, 31, 1], np.int32), (self.pairs_per_image, 1)
+            )
         return sample
 
 

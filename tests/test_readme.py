@@ -25,9 +25,10 @@ def test_every_configuration_is_listed():
 
 def test_overrides_in_the_text_apply():
     assignments = dict(re.findall(r"--config\.([\w.]+)=([\w.-]+)", README))
-    assignments.pop("data.source.root", None)
+    of_redweb = {path: assignments.pop(path) for path in [*assignments] if "data.source" in path}
     assert len(assignments) >= 3
     validate(override(load("configs/ranking.py"), assignments))
+    validate(override(load("configs/redweb.py"), of_redweb))
 
 
 def test_ci_runs_both_commands_of_this_file():

@@ -341,7 +341,7 @@ def test_killed_at_any_moment_the_same_command_succeeds(tmp_path: pathlib.Path):
     root, data_dir = tmp_path / "folder", tmp_path / "prepared"
     redweb.write(root, 3)
     # Many names for few files: enough work to be killed in.
-    for number in range(3, 1500):
+    for number in range(3, 5000):
         for kind, suffix in (("Imgs", "jpg"), ("RDs", "png")):
             place = root / "ReDWeb_V1" / kind
             os.link(place / f"{number % 3:04}.{suffix}", place / f"{number:04}.{suffix}")
@@ -353,7 +353,7 @@ def test_killed_at_any_moment_the_same_command_succeeds(tmp_path: pathlib.Path):
         deadline = time.monotonic() + 60
         while not list(data_dir.glob("redweb/incomplete*")) and time.monotonic() < deadline:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 1.6))
+        time.sleep(rng.uniform(0, 0.8))
         children = _children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from reldepth_jax.conventions import Sample, Source
+from reldepth_jax.data.files import DataError
 from reldepth_jax.data.sources.eth3d import ETH3D
 from reldepth_jax.data.sources.kitti import Kitti
 from reldepth_jax.data.sources.nyu_depth_v2 import NYUDepthV2
@@ -94,6 +95,8 @@ class ZeroShot:
                 rows.append(base.picture_row(sample, score))
                 captions.append(f"#{index}  abs rel {model[-1].compute('image')['abs_rel']:.3f}")
         errors, rule_errors = (merge_everywhere(DepthErrors, parts) for parts in (model, rule))
+        if not errors.num_images:
+            raise DataError(f"{self.title}: no image has ground truth within {self.cap:g} m")
         values = _values(errors)
         if self.boundaries:
             values[BOUNDARY] = Estimate(merge_everywhere(BoundaryF1, edges).mean)
