@@ -4,10 +4,11 @@
 
 Stated by Xian et al., "Structure-Guided Ranking Loss for Single Image Depth Prediction", CVPR 2020,
 and their code: 20,378 training and 400 validation images with disparity maps, pairs equal within a
-ratio of 1.03, input 448x448.
+ratio of 1.03.
 
-Our choice: the loss and the random pairs of the 2018 paper, SGD at 0.01 with a cosine to 1 %,
-100,000 steps of 8 images (39 epochs). Their edge- and instance-guided sampling is not built yet.
+Our choice: 448x448, at which they test; the loss and the random pairs of the 2018 paper, SGD at
+0.01 with a cosine to 1 %, 100,000 steps of 8 images (39 epochs). Their edge- and instance-guided
+sampling is not built yet.
 
 Deviation: from scratch instead of from ImageNet weights, see configs/redweb.py.
 

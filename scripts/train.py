@@ -15,11 +15,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, help="configuration file, or file:variant")
-    parser.add_argument("--workdir", help="run directory (default: runs/NAME for configs/NAME.py)")
+    parser.add_argument("--workdir", help="run directory (default: runs/NAME, runs/NAME_VARIANT)")
     options, assignments = cli.parse(parser, overrides=True)
     settings = config.override(config.load(options.config), assignments)
     config.validate(settings)
-    name = pathlib.Path(options.config.partition(":")[0]).stem
+    file, _, variant = options.config.partition(":")
+    name = "_".join([pathlib.Path(file).stem, *[variant] * bool(variant)])
     workdir = pathlib.Path(options.workdir or f"runs/{name}")
 
     # Only now, because importing JAX takes longer than telling a mistake.

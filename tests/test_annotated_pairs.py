@@ -81,6 +81,23 @@ def test_a_resized_point_is_the_pixel_that_its_centre_falls_into():
     assert out["pairs"].tolist() == [[5, 10, 31, 63, 1]]
 
 
+def test_a_point_of_an_enlarged_image_is_in_the_middle_of_what_its_pixel_became():
+    # 20x40 to 32x64, by 1.6: the centre of pixel 3 lies at 5.6, so in pixel 5, not 3 * 1.6 = 4.
+    sample = coded(20, 40, [(3, 3, 13, 38, 1)])
+    out = TrainTransform((32, 64), flip=False, pairs_per_image=1)(sample, np.random.default_rng(0))
+    assert "pairs" in out
+    assert out["pairs"].tolist() == [[5, 5, 21, 61, 1]]
+
+
+def test_the_first_and_the_last_possible_crop_occur():
+    sample = coded(32, 70, [(0, 20, 9, 40, 1)])
+    transform = TrainTransform((32, 64), flip=False, pairs_per_image=1)
+    starts = {
+        int(transform(sample, np.random.default_rng(seed))["image"][0, 0, 1]) for seed in range(200)
+    }
+    assert starts == set(range(7))
+
+
 def test_points_that_fall_on_one_pixel_are_no_pair():
     sample = coded(128, 256, [(8, 8, 9, 9, 1)])
     out = TrainTransform((32, 64), flip=False, pairs_per_image=2)(sample, np.random.default_rng(0))
@@ -169,6 +186,14 @@ def test_an_annotation_overrules_the_depth_map():
     joined = with_annotated(sampled, batch)
     relation, _ = label(batch, joined, sigma=0.02)
     assert relation[1, 4] == 0  # its depths are 18 and 13
+
+
+@pytest.mark.parametrize("masked", [0, 11])
+def test_a_sampled_pair_counts_only_if_both_points_have_ground_truth(masked: int):
+    batch, sampled = mixed_batch()
+    batch["mask"] = batch["mask"].at[0, masked // 4, masked % 4].set(False)
+    _, counted = label(batch, with_annotated(sampled, batch), sigma=0.02)
+    assert counted[0].tolist() == [False, True, False, False, False]
 
 
 def test_the_error_of_a_step_counts_annotated_pairs():

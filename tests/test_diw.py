@@ -97,8 +97,11 @@ def test_validation_is_held_out_where_one_list_has_both(tmp_path):
     names = [source._records[i]["name"] for source in (train, val) for i in range(len(source))]
     assert len(set(names)) == 12
     assert names == sorted(names[:8]) + sorted(names[8:])
-    with pytest.raises(DataError, match="split is empty"):
-        create(tmp_path, "train", validation=12)
+    excerpt = create(tmp_path, "val", validation=1410)
+    assert len(excerpt) == 1  # a tenth of what is there
+    assert len(create(tmp_path, "train", validation=1410)) == 11
+    with pytest.raises(DataError, match="val split is empty"):
+        create(tmp_path, "val", validation=0)
     # A list of the validation images does not make those of the joined list training images.
     (tmp_path / "DIW_val.csv").write_text(f"DIW_train_val/val000.thumb\n{GOOD}\n")
     assert len(create(tmp_path, "train", validation=4)) == 8

@@ -110,6 +110,15 @@ def test_a_tie_is_wrong_but_nearer_in_the_other_reading(tmp_path: pathlib.Path):
     )
 
 
+def test_a_tie_is_farther_in_chens_validation(tmp_path: pathlib.Path):
+    write(tmp_path)
+    report = judged(tmp_path, predict=lambda image: np.zeros((4, 5), np.float32))
+    farther = sum(relation == ">" for *_, relation in PAIRS)
+    np.testing.assert_allclose(
+        whdr(report, "tie is farther"), 100 * (1 - farther / len(PAIRS)), rtol=1e-12
+    )
+
+
 def test_the_location_rule_is_counted_by_hand(tmp_path: pathlib.Path):
     write(tmp_path, [(5, 3, 9, 3, ">"), (9, 3, 5, 3, ">"), (4, 4, 4, 9, "<"), (1, 1, 18, 30, ">")])
     # Upper points are farther: right, wrong, a tie (half), right.
@@ -166,6 +175,13 @@ def test_json_is_plain_and_holds_the_published_numbers(tmp_path: pathlib.Path):
     write(tmp_path)
     plain = judged(tmp_path).to_json()
     published = {row["name"]: row["values"]["WHDR %"] for row in plain["published"]}
-    assert published["Xian 2018, ReDWeb"] == 14.33
-    assert published["Xian 2018, ReDWeb + DIW"] == 11.37
+    # Xian et al., Table 4; Ranftl et al., Table 11; README of MiDaS; Yucel et al.
+    assert published == {
+        "location rule (Xian 2018)": 31.37, "Chen 2016, NYU": 31.31, "Xian 2018, NYU": 27.70,
+        "Eigen 2015": 25.70, "Chen 2016, DIW": 22.14, "Xian 2018, 1 pair an image": 19.01,
+        "Xian 2018, DIW": 14.98, "Chen 2016, NYU + DIW": 14.39, "Xian 2018, ReDWeb": 14.33,
+        "MiDaS v2.1 small": 13.44, "MiDaS v2.1": 12.95, "MiDaS ResNet-50, 5 sets": 12.48,
+        "MiDaS, 5 sets": 12.46, "Yucel 2021, DIW": 11.56, "Xian 2018, ReDWeb + DIW": 11.37,
+        "DPT-Large (MiDaS v3)": 10.82, "MiDaS v3.1 Next-ViT-L": 10.31,
+    }  # fmt: skip
     assert plain["ours"][0]["values"]["WHDR %"][0] == pytest.approx(error(at_aligned))

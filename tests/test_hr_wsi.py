@@ -79,8 +79,13 @@ def test_a_sample_may_have_no_valid_pixel(tmp_path):
     [
         ("gts", (48, 64), np.uint16, "0000.jpg: its gt map has uint16 values, not 8 bits"),
         ("valid_masks", (48, 64), np.uint16, "its valid map has uint16 values, not 8 bits"),
-        ("gts", (64, 48), np.uint8, "48x64 pixels do not go with the photograph's 64x48"),
-        ("valid_masks", (64, 48), np.uint8, "48x64 pixels do not go"),
+        (
+            "gts",
+            (64, 48),
+            np.uint8,
+            "the gt map of 48x64 pixels does not go with the photograph's 64x48",
+        ),
+        ("valid_masks", (64, 48), np.uint8, "the valid map of 48x64 pixels"),
     ],
 )
 def test_maps_of_another_kind_are_refused(tmp_path, kind, shape, dtype, message):

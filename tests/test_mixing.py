@@ -11,10 +11,10 @@ import pytest
 from reldepth_jax import config
 from reldepth_jax.config import Choice, Config, ConfigError, DataConfig, MixedSource
 from reldepth_jax.conventions import UNKNOWN, Sample
-from reldepth_jax.data.pipeline import train_batches, train_sources
+from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
 from reldepth_jax.data.selection import Subset, fixed_order, held_out, not_held_out
 from reldepth_jax.errors import UserError
-from tests.fixtures import redweb
+from tests.fixtures import diw, redweb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,13 @@ def test_the_mixture_is_a_function_of_seed_and_step():
     assert drawn(other, sources, 0, 20) != whole
 
 
+def test_sources_of_one_size_come_in_orders_of_their_own():
+    stream = drawn(mixed_config(0.5), [Numbered(0, 40), Numbered(1, 40)], 0, 20)
+    first, second = ([index for number, index in stream if number == k] for k in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+
+
 def test_workers_change_nothing():
     sources = [Numbered(0, 10), Numbered(1, 5)]
     assert drawn(mixed_config(0.3, workers=2), sources, 3, 6) == drawn(
@@ -83,8 +90,10 @@ def test_workers_change_nothing():
     )
 
 
-def test_sources_with_and_without_pairs_share_a_batch():
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sources_with_and_without_pairs_share_a_batch(reverse: bool):
     sources = [Numbered(0, 10), Numbered(1, 5, pairs_per_image=3)]
+    sources = sources[::-1] if reverse else sources
     for batch in itertools.islice(train_batches(mixed_config(0.5), sources, start=0), 5):
         assert batch["pairs"].shape == (4, 3, 5)
         annotated = (batch["pairs"][..., 4] != UNKNOWN).all(axis=1)
@@ -121,6 +130,28 @@ def test_training_takes_the_subset_and_validation_does_not(tmp_path: pathlib.Pat
     assert [len(s) for s in train_sources(small)] == [3]
     with pytest.raises(UserError, match="data.subset is 7, but the training split has 6"):
         train_sources(Config(data=DataConfig(source=source, subset=7)))
+
+
+def test_all_images_are_trained_on_where_another_source_validates(tmp_path: pathlib.Path):
+    """As the paper does: the whole of ReDWeb, and pairs of DIW to validate on."""
+    redweb.write(tmp_path / "redweb", 8)
+    diw.write(tmp_path / "diw")
+    whole = config.override(
+        config.load("configs/redweb.py:diw"),
+        {
+            "data.source.root": str(tmp_path / "redweb"),
+            "data.validation.root": str(tmp_path / "diw"),
+            "data.subset": "8",
+        },
+    )
+    assert [len(source) for source in train_sources(whole)] == [8]
+    assert make_source(whole, "val").pairs_per_image == 1
+    assert config.from_dict(config.to_dict(whole)).data.validation is not None
+    unset = Config()
+    with pytest.raises(ConfigError, match="data.validation is not set; name it first"):
+        config.override(unset, {"data.validation.root": "x"})
+    named = config.override(unset, {"data.validation.root": "x", "data.validation.name": "diw"})
+    assert named.data.validation == Choice("diw", root="x")
 
 
 def test_mixed_sources_survive_json_and_the_command_line():

@@ -117,7 +117,27 @@ def test_tau_is_chosen_on_validation_and_applied_to_test(
 
 
 def test_the_official_row_comes_first_and_the_rule_last(report: Report):
-    assert [row.name for row in report.rows] == ["official", "pooled", "exact tau", RULE]
+    names = ["official", "pooled", "exact tau", "exact tau, per image", RULE]
+    assert [row.name for row in report.rows] == names
+
+
+def test_thresholds_are_those_of_the_two_codes():
+    assert nyu.OFFICIAL_TAUS.tolist() == [round(0.11 + 0.01 * k, 2) for k in range(140)]
+    assert nyu.POOLED_TAUS.tolist() == [round(0.10 + 0.01 * k, 2) for k in range(140)]
+
+
+def test_the_published_table_is_the_papers():
+    """Xian et al., CVPR 2018, Tables 5 and 6."""
+    found = {row.name: list(row.values.values()) for row in nyu.PUBLISHED}
+    assert found == {
+        "Zoran 2015": [43.5, 44.2, 41.2, 1.20, 0.42, 0.40, 0.54],
+        "Xian 2018, ranking": [35.8, 36.0, 36.5, 1.10, 0.38, 0.23, 0.34, 0.42],
+        "Chen 2016": [35.6, 36.1, 36.5, 1.13, 0.39, 0.26, 0.36, 0.46],
+        "Eigen 2015": [34.0, 43.3, 29.6, 0.64, 0.21, 0.17, 0.16, 0.12],
+        "Xian 2018": [33.7, 34.6, 34.1, 1.09, 0.37, 0.23, 0.34, 0.41],
+        "Xian 2018, 100K images": [29.1, 29.5, 29.7, 1.07, 0.36, 0.22, 0.33, 0.39],
+        "Chen 2016, 220K images": [28.3, 30.6, 28.6, 1.10, 0.38, 0.24, 0.34, 0.42],
+    }
 
 
 def test_metric_errors_are_those_of_the_script(report: Report):

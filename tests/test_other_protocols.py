@@ -123,8 +123,44 @@ def test_zero_shot_errors_are_those_after_least_squares(name: str, tmp_path: pat
     for measure, expected in expected_errors(name, tmp_path, cap).items():
         np.testing.assert_allclose(value(report, 0, measure), expected, rtol=1e-6, err_msg=measure)
     assert report.rows[-1].name == RULE
-    assert (BOUNDARY in report.measures) == (name in ("sintel", "nyu_depth"))
+    assert (BOUNDARY in report.measures) == (name == "sintel")
+    for measure, found in report.rows[0].values.items():
+        assert isinstance(found, Estimate)
+        if not np.isnan(found.low):
+            assert found.low <= found.value <= found.high, measure
     assert any("Not comparable" in note for note in report.notes)
+
+
+# Ranftl et al., Table 11, and the README of MiDaS: Chen NYU + DIW, Xian ReDWeb, MiDaS ResNet-50,
+# v2.1 small, v2.1, DPT-Large.
+TABLE = {
+    "kitti": [36.30, 34.08, 21.81, 29.27, 16.08, 8.46],
+    "eth3d": [0.221, 0.186, 0.155, 0.1344, 0.1155, 0.0888],
+    "sintel": [0.440, 0.422, 0.330, 0.3370, 0.3285, 0.2697],
+    "tum": [30.16, 25.02, 17.00, 14.53, 12.51, 9.97],
+    "nyu_depth": [28.33, 27.00, 15.73, 13.43, 8.71, 8.32],
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_published_numbers_are_those_of_the_papers(name: str):
+    protocol = PROTOCOLS.create(name)
+    assert [value for row in protocol.published for value in row.values.values()] == TABLE[name]
+    assert (protocol.images, protocol.cap) == {
+        "kitti": (161, 80), "eth3d": (454, 72), "sintel": (1064, 72), "tum": (1815, 10),
+        "nyu_depth": (654, 10),
+    }[name]  # fmt: skip
+
+
+def test_kitti_is_judged_on_the_list_beside_it(tmp_path: pathlib.Path):
+    kitti.write(tmp_path)
+    whole = run("kitti", tmp_path)
+    images = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("image/*.png"))
+    depths = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("groundtruth_depth/*"))
+    assert len(images) > 1
+    (tmp_path / "list.txt").write_text(f"{images[0]} {depths[0]}\n")
+    assert f": {len(images)} images" in whole.title
+    assert ": 1 images" in run("kitti", tmp_path).title
 
 
 @pytest.mark.parametrize("name", SETS)

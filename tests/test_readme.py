@@ -7,6 +7,9 @@ import subprocess
 import pytest
 
 from reldepth_jax.config import load, override, validate
+from reldepth_jax.data import prepare
+from reldepth_jax.data.pipeline import make_source, train_sources
+from tests.fixtures import diw, redweb
 
 README = pathlib.Path("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -29,6 +32,37 @@ def test_overrides_in_the_text_apply():
     assert len(assignments) >= 3
     validate(override(load("configs/ranking.py"), assignments))
     validate(override(load("configs/redweb.py"), of_redweb))
+
+
+def test_training_commands_find_their_data_in_the_published_layouts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every training command of "Data sets" up to the first sample, with small data sets."""
+    redweb.write(tmp_path / "data", 20)
+    diw.write(tmp_path / "data/DIW")
+    prepare.prepare(
+        "redweb", str(tmp_path / "data/ReDWeb_V1"), str(tmp_path / "shards"), partial=True,
+        say=lambda line: None,
+    )  # fmt: skip
+    section = README.split("## Data sets")[1].split("\n## ")[0]
+    commands = re.findall(r"^python scripts/train.py --config (\S+)(.*)$", section, re.MULTILINE)
+    assert len(commands) >= 6
+    root = pathlib.Path.cwd()
+    workdirs = set()
+    for file, rest in commands:
+        assignments = dict(re.findall(r"--config\.([\w.]+)=(\S+)", rest))
+        if "data.subset" in assignments:
+            assignments["data.subset"] = "9"
+        if "data.source.prepared" in assignments:
+            assignments["data.source.root"] = ""
+        monkeypatch.chdir(root)
+        settings = override(load(file), assignments)
+        validate(settings)
+        monkeypatch.chdir(tmp_path)
+        for source in (*train_sources(settings), make_source(settings, "val")):
+            assert source[0]["image"].shape[2] == 3
+        workdirs.add((file, rest.split("--workdir")[-1] if "--workdir" in rest else ""))
+    assert len(workdirs) >= 5
 
 
 def test_ci_runs_both_commands_of_this_file():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
-from reldepth_jax.config.validation import group_of_tuple, unknown, validate
+from reldepth_jax.config.validation import group_of_tuple, is_choice, unknown, validate
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -35,7 +35,9 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """Invert `to_dict` and validate."""
 
     def build(kind: Any, value: Any, path: str) -> Any:
-        if kind is Choice:
+        if is_choice(kind):
+            if value is None:
+                return None
             return Choice(
                 value["name"],
                 **{

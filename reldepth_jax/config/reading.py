@@ -14,6 +14,7 @@ from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
 from reldepth_jax.config.validation import (
     annotation,
     group_of_tuple,
+    is_choice,
     lookup,
     tuple_items,
     unknown,
@@ -81,7 +82,7 @@ def _assign(node: Any, parts: list[str], text: str, path: str) -> Any:
     if head not in hints:
         raise ConfigError(unknown(path, hints, head))
     value = getattr(node, head)
-    if isinstance(value, Choice):
+    if is_choice(hints[head]):
         new = _assign_choice(value, rest, text, path)
     elif group_of_tuple(hints[head]) is not None:
         new = _assign_item(value, rest, text, path)
@@ -109,11 +110,14 @@ def _assign_item(items: tuple[Any, ...], rest: list[str], text: str, path: str) 
     return (*items[:position], new, *items[position + 1 :])
 
 
-def _assign_choice(choice: Choice, rest: list[str], text: str, path: str) -> Choice:
+def _assign_choice(choice: Choice | None, rest: list[str], text: str, path: str) -> Choice:
     kind = registry_of(path if not rest else path.rsplit(".", len(rest))[0])
     if rest in ([], ["name"]):
         lookup(kind, text, path)
-        return choice if text == choice.name else Choice(text)
+        return choice if choice is not None and text == choice.name else Choice(text)
+    if choice is None:
+        whole = path.removesuffix("." + ".".join(rest))
+        raise ConfigError(f"{path}: {whole} is not set; name it first: {whole}.name=…")
     options = lookup(kind, choice.name, path).options
     if len(rest) > 1 or rest[0] not in options:
         where = f"{kind.kind} {choice.name!r}"

@@ -46,9 +46,12 @@ class DataConfig:
     mix: tuple[MixedSource, ...] = ()
     """Further sources to train on; `source` gives the rest of the examples and alone validates.
     On the command line `data.mix.0.share=…`, `data.mix.0.source.root=…`."""
+    validation: Choice | None = None
+    """Validation images, where they are not those of `source`: the paper trains on all of ReDWeb
+    and validates on DIW. On the command line `data.validation.name=diw`."""
     subset: int = 0
     """Train on that many images of `source`, a fixed choice, smaller ones within larger ones
-    (paper, Figure 5b: 360, 900, 1800, 2700, 3600); 0: all."""
+    (paper, Figure 5b: 360, 900, 1800, 2700, 3600; the last leaves none to hold out); 0: all."""
     crop: tuple[int, int] = (384, 384)
     """Height and width that the network is trained at, multiples of 32 (paper: 384x384)."""
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -179,6 +182,7 @@ class Config:
 _REGISTRIES = {
     "data.source": registry.SOURCES,
     "data.mix.source": registry.SOURCES,
+    "data.validation": registry.SOURCES,
     "model.encoder": registry.ENCODERS,
     "loss": registry.LOSSES,
     "pairs": registry.PAIR_SAMPLERS,

@@ -101,10 +101,16 @@ def _validate_types(node: Any, path: str) -> None:
                 raise ConfigError(f"{where}: expected a tuple of {group.__name__}, got {value!r}")
             for position, item in enumerate(value):
                 _validate_types(item, f"{where}.{position}")
-        elif kind is Choice:
-            _validate_choice(value, where)
+        elif is_choice(kind):
+            if value is not None or kind is Choice:
+                _validate_choice(value, where)
         else:
             _check_type(value, kind, where)
+
+
+def is_choice(kind: Any) -> bool:
+    """Return whether a field is a plug-in, or one that may be left out (None)."""
+    return kind is Choice or kind == Choice | None
 
 
 def group_of_tuple(kind: Any) -> type | None:

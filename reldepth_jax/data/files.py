@@ -87,19 +87,23 @@ def common_names(root: pathlib.Path, found: Mapping[str, Mapping[str, str]]) -> 
 
 
 def fit_to_image(
-    values: Shaped[np.ndarray, "h w"], size: tuple[int, int], path: str | os.PathLike[str]
+    values: Shaped[np.ndarray, "h w"],
+    size: tuple[int, int],
+    path: str | os.PathLike[str],
+    what: str = "",
 ) -> Shaped[np.ndarray, "_h _w"]:
     """Resize a map to the (height, width) of its photograph, by nearest neighbour.
 
-    Raises UnreadableFile that names `path` where the aspect ratios differ by more than 2 %.
+    Raises UnreadableFile that names `path` where the aspect ratios differ by more than 2 %; `what`
+    says which map it is if `path` is that of the photograph.
     """
     height, width = size
     ratio = (values.shape[1] * height) / (values.shape[0] * width)
     if not 1 / (1 + _ASPECT_TOLERANCE) <= ratio <= 1 + _ASPECT_TOLERANCE:
         raise io.UnreadableFile(
             path,
-            f"{values.shape[1]}x{values.shape[0]} pixels do not go with the photograph's"
-            f" {width}x{height}",
+            f"{what and f'the {what} of '}{values.shape[1]}x{values.shape[0]} pixels"
+            f" {'does' if what else 'do'} not go with the photograph's {width}x{height}",
         )
     return geometry.resize_map_nearest(values, size)
 

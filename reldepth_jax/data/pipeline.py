@@ -20,7 +20,9 @@ from reldepth_jax.registry import SOURCES
 
 
 def make_source(config: Config, split: Split) -> Source:
-    """Return the configured source of a split."""
+    """Return the configured source of a split; validation may have one of its own."""
+    if split == "val" and config.data.validation is not None:
+        return _create(config, config.data.validation, split)
     return _create(config, config.data.source, split)
 
 
@@ -34,7 +36,8 @@ def train_sources(config: Config) -> list[Source]:
         if config.data.subset > len(first):
             raise UserError(
                 f"data.subset is {config.data.subset}, but the training split has"
-                f" {len(first)} samples"
+                f" {len(first)} samples; to hold none out set data.source.validation=0 and validate"
+                " on another source, data.validation"
             )
         first = Subset(first, config.data.subset)
     return [first, *(_create(config, mixed.source, "train") for mixed in config.data.mix)]

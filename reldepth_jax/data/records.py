@@ -108,23 +108,29 @@ def select(
     Args:
       read_part: gives the records of a part, None if the data set comes without it.
       validation: how many of the training records validate where there is no part for that; which
-        ones is a fixed choice (`selection.held_out`).
+        ones is a fixed choice (`selection.held_out`). Of an excerpt that has no more than these, a
+        tenth, at least one.
 
     Raises DataError if the split is empty or the data set has no such split.
     """
+
+    def spared(count: int) -> int:
+        return validation if validation < count else max(1, count // 10)
+
     records = read_part(split)
     positions = np.arange(len(records) if records is not None else 0)
     if split == "train" and records is not None and read_part("val") is None:
-        positions = not_held_out(len(records), validation)
+        positions = not_held_out(len(records), spared(len(records)))
     elif split == "val" and records is None:
         records = read_part("train")
         if records is not None:
-            positions = held_out(len(records), validation)
+            positions = held_out(len(records), spared(len(records)))
     if records is None:
         raise DataError(f"{data_set} has no {split} split here")
     if not len(positions):
         raise DataError(
-            f"{data_set}: the {split} split is empty; {validation} of {len(records)} validate"
+            f"{data_set}: the {split} split is empty; there are {len(records)} samples, of which"
+            f" {validation} are to validate"
         )
     return Selected(records, positions)
 

@@ -190,14 +190,17 @@ class NotPrepared:
 
     def __len__(self) -> int:
         """Raise DataError."""
-        raise DataError(
+        raise self._error()
+
+    def _error(self) -> DataError:
+        return DataError(
             f"{io.printable(self.folder)} was prepared without the part {self.part!r}; delete it"
             " and prepare again with that part in --parts"
         )
 
     def __getitem__(self, index: int) -> Record:
         """Raise DataError."""
-        raise IndexError(index, len(self))
+        raise self._error()
 
 
 def read_part(data_set: str, prepared: str, part: Part) -> Records | None:

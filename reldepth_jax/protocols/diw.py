@@ -31,8 +31,8 @@ class Variant:
     """One reading of the protocol."""
 
     resize: Resize
-    tie: Literal["wrong", "nearer"]
-    """What equal scores count as: wrong, or as "the first is nearer"."""
+    tie: Literal["wrong", "nearer", "farther"]
+    """What equal scores count as: wrong, or as "the first is nearer" or "farther"."""
     note: str
     swap_axes: bool = False
     """Read the row as the column and the other way round."""
@@ -48,6 +48,9 @@ VARIANTS = {
     "cv2, tie is nearer": Variant(
         scale_half_pixel, "nearer", "GP-DE, OASIS: the same, a tie counts as 'first is nearer'"
     ),
+    "tie is farther": Variant(
+        scale_torch7, "farther", "Chen et al. while training: official, but a tie is 'farther'"
+    ),
     "axes swapped": Variant(
         scale_torch7,
         "wrong",
@@ -59,6 +62,8 @@ VARIANTS = {
 PUBLISHED = [
     Row("location rule (Xian 2018)", {"WHDR %": 31.37}),
     Row("Chen 2016, NYU", {"WHDR %": 31.31}),
+    Row("Xian 2018, NYU", {"WHDR %": 27.70}),
+    Row("Eigen 2015", {"WHDR %": 25.70}),
     Row("Chen 2016, DIW", {"WHDR %": 22.14}),
     Row("Xian 2018, 1 pair an image", {"WHDR %": 19.01}),
     Row("Xian 2018, DIW", {"WHDR %": 14.98}),
@@ -67,6 +72,8 @@ PUBLISHED = [
     Row("MiDaS v2.1 small", {"WHDR %": 13.44}),
     Row("MiDaS v2.1", {"WHDR %": 12.95}),
     Row("MiDaS ResNet-50, 5 sets", {"WHDR %": 12.48}),
+    Row("MiDaS, 5 sets", {"WHDR %": 12.46}),
+    Row("Yucel 2021, DIW", {"WHDR %": 11.56}),
     Row("Xian 2018, ReDWeb + DIW", {"WHDR %": 11.37}),
     Row("DPT-Large (MiDaS v3)", {"WHDR %": 10.82}),
     Row("MiDaS v3.1 Next-ViT-L", {"WHDR %": 10.31}),
@@ -89,16 +96,19 @@ class DIWProtocol:
             pairs, relation = base.annotated(sample)
             score = predict(sample["image"])
             size = sample["mask"].shape
+            maps: dict[Resize, Float64[np.ndarray, "h w"]] = {
+                way: way(score, size) for way in (scale_torch7, scale_half_pixel)
+            }
             parts.append(
                 {
-                    name: judge(variant, score, size, pairs, relation)
+                    name: judge(variant, maps[variant.resize], pairs, relation)
                     for name, variant in VARIANTS.items()
                 }
             )
             by_row = ordinal.difference(base.lower_is_nearer(*size), pairs)
             parts[-1][base.RULE] = ordinal.strict_error(by_row, relation, tie=0.5)
             if len(rows) < base.PICTURES:
-                rows.append(base.picture_row(sample, scale_torch7(score, size)))
+                rows.append(base.picture_row(sample, maps[scale_torch7]))
                 wrong = bool(parts[-1]["official"].wrong.any())
                 captions.append(f"#{index}  {'wrong' if wrong else 'right'}")
         counts = base.merge_counts(parts, [*VARIANTS, base.RULE])
@@ -128,7 +138,8 @@ class DIWProtocol:
             measures=("WHDR %",),
             rows=[*ours, rule],
             published=PUBLISHED,
-            source="Xian et al., CVPR 2018, Table 4; Ranftl et al., TPAMI, Table 11; MiDaS README",
+            source="Xian et al., CVPR 2018, Table 4; Ranftl et al., TPAMI, Table 11; MiDaS README;"
+            " Yucel et al., arXiv 2105.12053",
             notes=notes,
             picture=base.contact_sheet(rows, captions),
         )
@@ -137,21 +148,23 @@ class DIWProtocol:
 def judge(
     variant: Variant,
     score: Float[np.ndarray, "h w"],
-    size: tuple[int, int],
     pairs: PixelPairs,
     relation: Int8[np.ndarray, "n"],
 ) -> ErrorCounts:
-    """Count the wrong ones among the pairs of an image of `size`, by one variant."""
-    resized = variant.resize(score, size)
+    """Count the wrong ones among the pairs of an image, by one variant.
+
+    `score` is at the size of the image, resized as the variant does.
+    """
     if variant.swap_axes:
-        pairs = PixelPairs(*(_swapped(points, size) for points in pairs))
-    difference = ordinal.difference(resized, pairs)
-    if variant.tie == "nearer":
-        difference = np.where(difference == 0, -1.0, difference)
+        pairs = PixelPairs(*(_swapped(points, score.shape) for points in pairs))
+    difference = ordinal.difference(score, pairs)
+    if variant.tie != "wrong":
+        said = -1.0 if variant.tie == "nearer" else 1.0
+        difference = np.where(difference == 0, said, difference)
     return ordinal.strict_error(difference, relation)
 
 
-def _swapped(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _swapped(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Return the points with row and column exchanged, held inside the image."""
     row, column = np.divmod(points, size[1])
     return np.minimum(column, size[0] - 1) * size[1] + np.minimum(row, size[1] - 1)

@@ -37,6 +37,8 @@ MARGIN = 10
 METRIC_MARGIN = 16
 OFFICIAL_TAUS = np.round(0.1 + 0.01 * np.arange(1, 141), 2)
 """0.11 … 1.50, in units of the score."""
+POOLED_TAUS = np.round(OFFICIAL_TAUS - 0.01, 2)
+"""0.10 … 1.49, those of YouTube3D."""
 WKDR = ("WKDR %", "WKDR= %", "WKDR≠ %")
 METRIC = {"rms": "rmse", "log rms": "rmse_log", "log rms s.inv": "si_rmse"}
 METRIC |= {"abs rel": "abs_rel", "sq rel": "sq_rel"}
@@ -98,7 +100,7 @@ class NYUProtocol:
             predict, test, num_images, advance, margin=MARGIN
         )
         official = grid_tau(fitted, OFFICIAL_TAUS, per_image=True)
-        pooled = grid_tau(fitted, OFFICIAL_TAUS - 0.01, per_image=False)
+        pooled = grid_tau(fitted, POOLED_TAUS, per_image=False)
         exact = ordinal.best_tau(fitted.difference, fitted.relation)
         exact_rule = ordinal.best_tau(fitted_rule.difference, fitted_rule.relation)
         ours = [
@@ -107,6 +109,7 @@ class NYUProtocol:
             _row(
                 "exact tau", judged, exact, per_image=False, note="tau is free, shares of all pairs"
             ),
+            _row("exact tau, per image", judged, exact, per_image=True, note="the same tau"),
             _row(
                 base.RULE, judged_rule, exact_rule, per_image=False, note="location rule, tau free"
             ),
@@ -116,6 +119,9 @@ class NYUProtocol:
         if errors.num_images:
             measured = errors.compute("chen")
             values = {title: Estimate(measured[name]) for title, name in METRIC.items()}
+            for title in ("abs rel", "sq rel"):
+                interval = errors.interval(METRIC[title])
+                values[title] = Estimate(measured[METRIC[title]], *interval)
             ours[0] = dataclasses.replace(ours[0], values={**ours[0].values, **values})
             notes.append(
                 "Metric errors: every map scaled to the mean and standard deviation of the training"
@@ -126,7 +132,7 @@ class NYUProtocol:
         if official in (OFFICIAL_TAUS[0], OFFICIAL_TAUS[-1]):
             notes.append(
                 f"The official threshold grid ends at tau = {official:g}: the scale of these scores"
-                " lies outside it, so read the row with the exact tau."
+                " lies outside it, so read the rows with the exact tau."
             )
         if used < COUNTS["test"]:
             notes.append(

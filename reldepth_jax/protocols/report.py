@@ -33,11 +33,14 @@ class Estimate(NamedTuple):
         """Return a pooled error rate in percent."""
         return cls(*(100 * value for value in (counts.rate, *counts.interval)))
 
-    def __str__(self) -> str:
+    def show(self, measure: str) -> str:
+        """Return the number and its interval as papers print the measure."""
         if math.isnan(self.value):
             return "–"
-        interval = "" if math.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.value:.3g}{interval}"
+        digits = _digits(measure)
+        if math.isnan(self.low):
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,18 @@ class Row:
     values: Mapping[str, Estimate | float]
     """By measure; a measure that is not there was not published, or not measured."""
     note: str = ""
+
+
+def _digits(measure: str) -> int:
+    """Return how many decimals papers print: of percentages two, of ratios and metres three."""
+    return 2 if "%" in measure else 3
+
+
+def _cell(row: Row, measure: str) -> str:
+    value = row.values.get(measure)
+    if isinstance(value, Estimate):
+        return value.show(measure)
+    return "" if value is None else f"{value:.{_digits(measure)}f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +120,11 @@ class Report:
             table.add_column(measure, justify="right")
         for row in self.rows:
             # The interval on a line of its own keeps the table narrow.
-            cells = [str(row.values.get(m, "")).replace(" [", "\n[") for m in measures]
+            cells = [_cell(row, measure).replace(" [", "\n[") for measure in measures]
             table.add_row(Text(row.name), *map(Text, cells))
         table.add_section()
         for row in self.published:
-            cells = [f"{row.values[m]:g}" if m in row.values else "" for m in measures]
+            cells = [_cell(row, measure) for measure in measures]
             if any(cells):
                 table.add_row(Text(row.name, "dim"), *(Text(cell, "dim") for cell in cells))
         return table

@@ -98,8 +98,6 @@ class ETH3D:
     root: str = ""
     """The folder that holds the scenes."""
 
-    polarity = "depth"
-
     def __post_init__(self):
         if self.split != "test":
             raise DataError(f"eth3d has no {self.split} split; it is for testing only")

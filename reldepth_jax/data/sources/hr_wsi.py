@@ -66,8 +66,6 @@ class HRWSI:
     prepared: str = ""
     """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
 
-    polarity = "disparity"
-
     def __post_init__(self):
         if self.split == "test":
             raise DataError("hr_wsi has no test split; take val, or test on another data set")
@@ -96,7 +94,7 @@ class HRWSI:
                 raise io.UnreadableFile(
                     path, f"its {name} map has {values.dtype} values, not 8 bits"
                 )
-            maps[name] = files.fit_to_image(values, image.shape[:2], path)
+            maps[name] = files.fit_to_image(values, image.shape[:2], path, f"{name} map")
         with np.errstate(divide="ignore"):
             depth = 1 / (maps["gt"].astype(np.float32) / np.float32(255))
         return {"image": image, "depth": depth, "mask": maps["valid"] > 0}

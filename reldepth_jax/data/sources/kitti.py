@@ -92,8 +92,6 @@ class Kitti:
     list: str = ""
     """A text file with lines `image_path depth_path`; empty for the official selection."""
 
-    polarity = "depth"
-
     def __post_init__(self):
         if self.split != "test":
             raise DataError(f"kitti has no {self.split} split; it is for testing only")

@@ -151,8 +151,6 @@ class NYUDepthV2:
     depth: Literal["filled", "raw"] = "filled"
     """filled: holes are filled in, every pixel counts. raw: only what the Kinect measured."""
 
-    polarity = "depth"
-
     def __post_init__(self):
         len(self)
 

@@ -62,14 +62,13 @@ class ReDWeb:
     prepared: str = ""
     """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
     validation: int = 360
-    """Images held out for validation (MiDaS held out as many; which ones is not published)."""
+    """Images held out for validation (MiDaS held out as many; which ones is not published). 0: all
+    are trained on, as in the paper, which validates on DIW."""
     sky: Literal["infinite", "masked"] = "infinite"
     """255 is farther than everything and equal to itself (paper), or without ground truth."""
     values: Literal["rd", "disparity"] = "rd"
     """rd: depth is the RD value, whose ratios the paper's Eq. (1) compares. disparity: depth is
     255 / (255 - RD), for losses that compare values of inverse depth, as MiDaS reads these maps."""
-
-    polarity = "depth"
 
     def __post_init__(self):
         if self.split == "test":
@@ -95,7 +94,7 @@ class ReDWeb:
         image, rd = io.decode_image(record["image"], path), record["maps"]["rd"]
         if rd.dtype != np.uint8:
             raise io.UnreadableFile(path, f"its RD map has {rd.dtype} values, not 8 bits")
-        rd = files.fit_to_image(rd, image.shape[:2], path)
+        rd = files.fit_to_image(rd, image.shape[:2], path, "RD map")
         depth = rd.astype(np.float32)
         if self.values == "disparity":
             with np.errstate(divide="ignore"):

@@ -105,8 +105,6 @@ class Sintel:
     root: str = ""
     """The folder that holds `training`."""
 
-    polarity = "depth"
-
     def __post_init__(self):
         if self.split != "test":
             raise DataError(f"sintel has no {self.split} split; it is for testing only")

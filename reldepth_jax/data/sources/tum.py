@@ -100,8 +100,6 @@ class TUM:
     root: str = ""
     """The folder that holds the .h5 files."""
 
-    polarity = "depth"
-
     def __post_init__(self):
         if self.split != "test":
             raise DataError(f"tum has no {self.split} split; it is for testing only")
