@@ -2,15 +2,22 @@
 
 import argparse
 import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from reldepth_jax.config import ConfigError
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import did_you_mean
 
 USAGE_ERROR = 2
+STORAGE_ERROR = 6
+_LEAVING = 3.0
+"""Seconds that Python has for its own end: it waits for threads."""
 _PREFIX = "--config."
 
 
@@ -40,6 +47,11 @@ def parse(
     return options, assignments
 
 
+def checkpoint(text: str) -> int | Literal["best"]:
+    """Return the step that `--checkpoint` names, or "best"."""
+    return "best" if text == "best" else int(text)
+
+
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with rate and time left on stderr; yields `advance(done, total)`."""
@@ -67,10 +79,11 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def run(main: Callable[[], int]) -> None:
-    """Exit with the code of `main`; a user's mistake becomes one line and exit code 2.
+def run(main: Callable[[], int], *, leave: bool = False) -> None:
+    """Exit with the code of `main`; a user's mistake becomes one line and its own exit code.
 
-    The same holds for what the operating system refuses. Ctrl-C exits with 130.
+    The same holds for what the operating system refuses. Ctrl-C exits with 130. With `leave` the
+    process ends soon and with that code, whatever its threads wait for.
     """
     try:
         code = main()
@@ -79,9 +92,24 @@ def run(main: Callable[[], int]) -> None:
         # The reader of our output has left (`| head`): nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = USAGE_ERROR
+        code = error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        code = STORAGE_ERROR if error.errno in full else USAGE_ERROR
     except KeyboardInterrupt:
         code = 130
+    if leave:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Let neither a late signal nor a thread that a hanging file system holds change the end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    timer = threading.Timer(_LEAVING, os._exit, (code,))
+    timer.daemon = True
+    timer.start()

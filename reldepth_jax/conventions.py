@@ -41,6 +41,8 @@ class Sample(TypedDict):
     """All False where the data set has annotated pairs only."""
     pairs: NotRequired[Int32[np.ndarray, "n 5"]]
     """Annotated pairs: row and column of the first point, of the second, relation."""
+    bad: NotRequired[Bool[np.ndarray, ""] | np.bool_]
+    """Whether this stands in for a sample that could not be read."""
 
 
 class Batch(TypedDict):

@@ -1,29 +1,38 @@
 """One training run from its configuration: everything wired together, kept in a run directory."""
 
 import dataclasses
+import math
+import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from rich.console import Console
 
-from reldepth_jax import runs, runtime
+from reldepth_jax import faults, runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config
-from reldepth_jax.conventions import Batch
+from reldepth_jax.config import validate as validate_config
+from reldepth_jax.conventions import Batch, Source
+from reldepth_jax.data.files import DataError
+from reldepth_jax.data.fingerprint import name_of
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
+from reldepth_jax.data.tolerant import Tolerant, too_many
+from reldepth_jax.errors import UserError
 from reldepth_jax.evaluate import contact_sheet, evaluate
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.predict import Predictor
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.runs import RunError
 from reldepth_jax.train import loop, optim
-from reldepth_jax.train.interrupt import catch_interrupts
+from reldepth_jax.train.fetch import DataStopped, Fetcher
+from reldepth_jax.train.interrupt import Interrupt, catch_interrupts
+from reldepth_jax.train.parallel import Devices
 from reldepth_jax.train.records import Records
 from reldepth_jax.train.state import TrainState
 from reldepth_jax.train.step import Metrics, make_train_step
-from reldepth_jax.visualise import save_picture
+from reldepth_jax.workdir import History, own
 
 _PICTURES = 6
 
@@ -50,96 +59,258 @@ def step_function(
 def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
     """Train until `config.train.steps`, continuing what `workdir` holds; return the exit code.
 
-    0 when done, 128 + signal number when stopped by a signal, with the state saved.
-    Raises RunError for a run directory that belongs to another configuration, ValueError for data
-    that cannot be read, NonFiniteError.
+    0 when done, 128 + signal number when stopped by a signal and 75 when `train.max_minutes` are
+    over, both with the state saved.
+    Raises RunError for a run directory that belongs to another configuration or other data,
+    BusyError, WorkdirError, CheckpointError, StorageError, DataStopped, NonFiniteError, and
+    UserError for data that cannot be used.
     """
-    # The order in which the weights are looked for: (1) this run's newest checkpoint,
-    # (2) `init_from`, (3) new ones.
+    faults.reach("start")
     sources = train_sources(config)
     validation = make_source(config, "val")
-    old = runs.load_config(workdir)
-    if old is not None and (changed := runs.differences(old, config)):
-        raise RunError(
-            f"{workdir} holds a run with another configuration: {'; '.join(changed)}."
-            " Choose another --workdir, or undo the change"
-        )
+    config = _with_steps(config, sources)
+    devices = Devices(config.data.batch_size)
+    runs.require_same(workdir, config, sources)
+    _require_usable(config, workdir)
     runtime.keep_memory()
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep)
-    with catch_interrupts() as interrupt:
-        model, state = _first_state(config, checkpoints, console)
-        step_fn = step_function(config, model)
-        workdir.mkdir(parents=True, exist_ok=True)
-        runs.save_config(workdir, config)
-        records = Records(workdir)
-        bind = runs.compile_forward(model)
-        val_config = dataclasses.replace(config.eval, num_images=config.train.eval_images)
+    with own(workdir):
+        return _Session(config, workdir, console, sources, validation, devices).run()
 
-        def validate(state: TrainState, step: int) -> None:
-            predict = Predictor(bind(state), image_size(config))
-            result = evaluate(predict, validation, val_config, keep=_PICTURES)
-            numbers = result.summary()
-            records.scalars(step, "val", numbers)
-            sheet = contact_sheet(result.pictures)
-            records.picture(step, "val", sheet)
-            save_picture(workdir / "pictures" / f"{step:08d}.png", sheet)
-            console.print(
-                f"step {step:>6}  validation WHDR {numbers['whdr']:.1%}, same row"
-                f" {numbers['same_row']:.1%}  (lower is nearer: {numbers['rule_whdr']:.1%},"
-                f" {numbers['rule_same_row']:.1%})",
-                highlight=False,
-                soft_wrap=True,
-            )
 
-        started, first_step = time.monotonic(), int(state.step)
-        try:
-            state = loop.fit(
-                state,
-                train_batches(config, sources, start=first_step),
-                jax.jit(step_fn, donate_argnums=0),
-                config.train,
-                validate=validate,
-                save=lambda state, step: checkpoints.save(step, state),
-                records=records,
+def _require_usable(config: Config, workdir: pathlib.Path) -> None:
+    """Raise UserError for mistakes that would be met later, when the directory has been made."""
+    LOSSES.create(config.loss.name, **config.loss.options)
+    PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
+    if config.init_from and runs.load_config(workdir) is None:
+        runs.load_run(config.init_from)
+
+
+def _with_steps(config: Config, sources: Sequence[Source]) -> Config:
+    """Turn `train.epochs` into steps; an epoch is one pass over `data.source`."""
+    if not config.train.epochs:
+        return config
+    own_share = 1 - sum(mixed.share for mixed in config.data.mix)
+    examples = config.train.epochs * len(sources[0]) / own_share
+    steps = max(1, math.ceil(examples / config.data.batch_size))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+    # As if the steps had been given: whether the warm-up fits is decided by them.
+    validate_config(dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=0)))
+    return config
+
+
+class _Session:
+    """One process's part of a run: from what is saved to the end, or to the next interruption."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: pathlib.Path,
+        console: Console,
+        sources: Sequence[Source],
+        validation: Source,
+        devices: Devices,
+    ):
+        self._config, self._workdir, self._console = config, workdir, console
+        self._validation, self._devices = validation, devices
+        bad_log = str(workdir / "bad_samples.jsonl")
+        self._sources = [
+            Tolerant(source, number, bad_log, config.data.crop)
+            for number, source in enumerate(sources)
+        ]
+        self._bad_log = bad_log
+        self._history = History(workdir)
+        self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep)
+        self._scores: dict[int, float] = {}
+
+    def run(self) -> int:
+        """Train; the order in which weights are looked for stands in `_first_state`."""
+        config, checkpoints = self._config, self._checkpoints
+        with catch_interrupts(
+            grace=config.train.grace_seconds,
+            saving=lambda: checkpoints.busy,
+            on_abandon=self._abandon,
+        ) as interrupt:
+            if config.train.max_minutes:
+                interrupt.deadline = _process_start() + 60 * config.train.max_minutes
+            model, state = self._first_state()
+            first_step = int(state.step)
+            self._history.add("start", step=first_step, pid=os.getpid(), **runs.numerics())
+            for source in self._sources:
+                self._tell_rejected(source.source)
+            runs.save_config(self._workdir, config, self._sources)
+            records = Records(self._workdir, self._say)
+            self._bind = runs.compile_forward(model)
+            started = time.monotonic()
+            fetcher = Fetcher(
+                lambda step: train_batches(config, self._sources, start=step),
+                first_step,
+                timeout=config.data.timeout,
                 interrupt=interrupt,
-                console=console,
+                warn=self._warn_of_workers,
+                reading=self._reading,
             )
-        finally:
-            checkpoints.close()
-            records.close()
-    step = int(state.step)
-    if interrupt.received:
-        console.print(
-            f"{interrupt.received.name}: saved at step {step} of"
-            f" {config.train.steps}; the same command continues",
-            highlight=False,
-            soft_wrap=True,
+            try:
+                state = loop.fit(
+                    state,
+                    fetcher,
+                    jax.jit(step_function(config, model), donate_argnums=0),
+                    config.train,
+                    validate=lambda state, step: self._validate(state, step, records, interrupt),
+                    save=self._save,
+                    poll=self._poll,
+                    records=records,
+                    interrupt=interrupt,
+                    console=self._console,
+                    put=self._devices.split,
+                )
+                interrupt.leaving = True
+                checkpoints.wait()
+            except UserError as error:
+                self._history.add("failed", error=str(error))
+                raise
+            finally:
+                fetcher.close()
+                checkpoints.close()
+                records.close()
+            seconds = time.monotonic() - started
+            # Before the handlers are gone: a late signal must not change the exit code.
+            return self._conclude(int(state.step), first_step, seconds, interrupt)
+
+    def _conclude(self, step: int, first_step: int, seconds: float, interrupt: Interrupt) -> int:
+        # Interrupted before the last validation the run is not finished: that is done next time.
+        finished = step >= self._config.train.steps and step in self._scores
+        if finished:
+            self._history.add("finished", step=step)
+            self._say(
+                f"{step - first_step} steps in {seconds / 60:.1f} minutes; run directory"
+                f" {self._workdir}"
+            )
+            return 0
+        reason = interrupt.received.name if interrupt.received else "train.max_minutes are over"
+        self._history.add("stopped", step=step, reason=reason)
+        self._say(
+            f"{reason}: saved at step {step} of {self._config.train.steps}; the same command"
+            " continues"
         )
-    else:
-        minutes = (time.monotonic() - started) / 60
-        console.print(
-            f"{step - first_step} steps in {minutes:.1f} minutes; run directory {workdir}",
-            highlight=False,
-            soft_wrap=True,
+        return interrupt.exit_code
+
+    def _first_state(self) -> tuple[RelDepthNet, TrainState]:
+        """Return (1) this run's newest verified checkpoint, (2) `init_from`, (3) new weights.
+
+        Never new ones if the history tells of a checkpoint: that would lose work silently.
+        """
+        announced = {
+            event["step"]
+            for event in self._history.events()
+            if event["event"] == "saved" and isinstance(event.get("step"), int)
+        }
+        for line in self._checkpoints.clean(announced):
+            self._history.add("damaged", what=line)
+            self._say(line)
+        config = self._config
+        if self._checkpoints.steps() or announced:
+            model, like = runs.new_state(config, abstract=True)
+            restored = self._checkpoints.restore(self._devices.everywhere(like), repair=True)
+            for line in restored.set_aside:
+                self._history.add("damaged", what=line)
+                self._say(f"checkpoint passed over: {line}")
+            self._say(f"continuing at step {restored.record.step}")
+            changed = runs.numerics_changed(restored.record.facts)
+            if changed:
+                self._say(f"same order of samples, but results may differ in bits: {changed}")
+            return model, restored.state
+        model, state = runs.new_state(config)
+        if config.init_from:
+            other = runs.load_run(config.init_from)
+            if other.config.model != config.model:
+                raise RunError(
+                    f"init_from {config.init_from} holds another model: {other.config.model}"
+                )
+            self._say(f"starting from {config.init_from}, step {other.step}")
+            state = state._replace(params=other.params, stats=other.stats)
+        return model, self._devices.everywhere(state)
+
+    def _save(self, state: TrainState, step: int) -> None:
+        facts = {**runs.numerics(), "skipped": int(state.skipped)}
+        if step in self._scores:
+            facts["whdr"] = self._scores[step]
+        self._checkpoints.save(step, state, facts, then=self._saved)
+
+    def _saved(self, step: int, seconds: float) -> None:
+        self._history.add("saved", step=step, seconds=round(seconds, 3))
+
+    def _poll(self, bad_samples: int) -> UserError | None:
+        """Return why training must stop after saving; raises what a save raised."""
+        self._checkpoints.poll()
+        if bad_samples:
+            samples = sum(map(len, self._sources))
+            reason = too_many(self._bad_log, samples, self._config.data.max_bad)
+            return DataStopped(reason) if reason else None
+        return None
+
+    def _validate(
+        self, state: TrainState, step: int, records: Records, interrupt: Interrupt
+    ) -> None:
+        config = self._config
+        settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)
+        result = evaluate(
+            Predictor(self._bind(state), image_size(config)),
+            self._validation,
+            settings,
+            keep=_PICTURES,
+            progress=lambda *_: interrupt.check(),
         )
-    return interrupt.exit_code
+        numbers = result.summary()
+        if not math.isfinite(numbers["whdr"]):
+            raise DataError(
+                "no validation image has two points of unequal depth with ground truth; check what"
+                " the source takes for invalid (scripts/check_data.py)"
+            )
+        self._scores[step] = numbers["whdr"]
+        records.scalars(step, "val", numbers)
+        sheet = contact_sheet(result.pictures)
+        records.picture(step, "val", sheet)
+        self._say(
+            f"step {step:>6}  validation WHDR {numbers['whdr']:.1%}, same row"
+            f" {numbers['same_row']:.1%}  (lower is nearer: {numbers['rule_whdr']:.1%},"
+            f" {numbers['rule_same_row']:.1%})"
+        )
+
+    def _tell_rejected(self, source: Source) -> None:
+        """Say how many lines of a list of pairs were left out."""
+        rejected = getattr(source, "rejected", ())
+        if rejected:
+            self._say(
+                f"{len(rejected)} defective lines of the list are left out, the first is line"
+                f" {rejected[0].line}: {rejected[0].reason}"
+            )
+
+    def _abandon(self, reason: str, lost: int) -> None:
+        self._history.add("stopped", reason=reason, lost=lost)
+        lost_text = (
+            f"{lost} steps since the last checkpoint are lost" if lost else "nothing is lost"
+        )
+        self._say(f"{reason}: stopped at once, {lost_text}; the same command continues")
+
+    def _warn_of_workers(self, line: str) -> None:
+        self._history.add("worker_died", what=line)
+        self._say(line)
+
+    def _reading(self) -> str:
+        """Return which sample is being read for the longest time, empty if that is not known."""
+        for source in self._sources:
+            index = source.oldest()
+            if index is not None:
+                return f"sample {index} of source {source.number}{name_of(source, index)}"
+        return ""
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _first_state(
-    config: Config, checkpoints: Checkpoints, console: Console
-) -> tuple[RelDepthNet, TrainState]:
-    latest = checkpoints.latest()
-    if latest is not None:
-        model, like = runs.new_state(config, abstract=True)
-        console.print(f"continuing at step {latest}", highlight=False, soft_wrap=True)
-        return model, runs.restore(checkpoints, latest, like)
-    model, state = runs.new_state(config)
-    if not config.init_from:
-        return model, state
-    other = runs.load_run(config.init_from)
-    if other.config.model != config.model:
-        raise RunError(f"init_from {config.init_from} holds another model: {other.config.model}")
-    console.print(
-        f"starting from {config.init_from}, step {other.step}", highlight=False, soft_wrap=True
-    )
-    return model, state._replace(params=other.params, stats=other.stats)
+def _process_start() -> float:
+    """Return about when this process began, on the monotonic clock: CPU time counts from there.
+
+    Importing and compiling are mostly CPU time; what is missing is well below a minute.
+    """
+    return time.monotonic() - time.process_time()

@@ -8,10 +8,13 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
+import jaxlib.version
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
@@ -19,6 +22,8 @@ from jaxtyping import Float, UInt8
 from reldepth_jax import config as config_module
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config
+from reldepth_jax.conventions import Source
+from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
 from reldepth_jax.models.reldepth_net import RelDepthNet, build
 from reldepth_jax.train import optim, state
@@ -27,11 +32,17 @@ from reldepth_jax.train.step import make_forward
 # What may change between a run and its continuation: none of it touches the computed numbers,
 # except train.steps, which prolongs the schedule.
 _FREE = {
-    "data.workers", "data.threads", "data.prefetch",
-    "train.steps", "train.log_every", "train.eval_every", "train.eval_images",
-    "train.checkpoint_every", "train.checkpoint_minutes", "train.keep", "init_from",
+    "data.workers", "data.threads", "data.prefetch", "data.timeout", "data.max_bad",
+    "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_images",
+    "train.checkpoint_every", "train.checkpoint_minutes", "train.keep", "train.max_minutes",
+    "train.grace_seconds", "train.max_skipped", "init_from",
 }  # fmt: skip
 
+_PLACE = re.compile(r"data\..*\b(root|prepared)")
+"""Where the same data lie: other in every session on a borrowed machine. The fingerprint tells."""
+
+CONFIG = "config.json"
+_DATA = "data_fingerprint"
 
 ModelFn = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w"]]
 
@@ -69,10 +80,12 @@ def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, s
     return model, jax.eval_shape(create, params, stats) if abstract else create(params, stats)
 
 
-def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
-    """Load a run's configuration and the weights of `step` (default: the newest).
+def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None = None) -> Run:
+    """Load a run's configuration and the verified weights of `step` (default: the newest).
 
-    Raises RunError if the directory, its configuration or the step does not exist.
+    "best" is the checkpoint with the lowest validation WHDR. Only reads, so it may look at a run
+    that is being trained. Raises RunError if the directory, its configuration or the step does not
+    exist, CheckpointError if what is there does not verify.
     """
     folder = pathlib.Path(workdir)
     config = load_config(folder)
@@ -82,24 +95,24 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
     found = checkpoints.steps()
     if not found:
         raise RunError(f"{folder}: no checkpoint yet")
-    if step is not None and step not in found:
+    wanted = checkpoints.best() if step == "best" else step
+    if step == "best" and wanted is None:
+        raise RunError(f"{folder}: no checkpoint has a validation score")
+    if wanted is not None and wanted not in found:
         known = ", ".join(map(str, found))
-        raise RunError(f"{folder}: no checkpoint of step {step}; there are: {known}")
-    step = found[-1] if step is None else step
+        raise RunError(f"{folder}: no checkpoint of step {wanted}; there are: {known}")
     model, like = new_state(config, abstract=True)
-    restored = restore(checkpoints, step, like)
+    restored = checkpoints.restore(like, wanted)
+    for line in restored.set_aside:
+        print(f"{folder}: {line}; using step {restored.record.step}", file=sys.stderr)
     return Run(
-        folder, config, step, restored.params, restored.stats, compile_forward(model)(restored)
+        folder,
+        config,
+        restored.record.step,
+        restored.state.params,
+        restored.state.stats,
+        compile_forward(model)(restored.state),
     )
-
-
-def restore(checkpoints: Checkpoints, step: int, like: state.TrainState) -> state.TrainState:
-    """Return the state of `step`; RunError if its files do not hold such a state."""
-    try:
-        return checkpoints.restore(step, like)
-    except Exception as error:  # Orbax raises plain Exception, KeyError and others for bad files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"checkpoint of step {step} cannot be read: {reason}") from error
 
 
 def compile_forward(model: RelDepthNet) -> Callable[[state.TrainState], ModelFn]:
@@ -114,21 +127,81 @@ def compile_forward(model: RelDepthNet) -> Callable[[state.TrainState], ModelFn]
 
 def load_config(folder: pathlib.Path) -> Config | None:
     """Return the configuration saved in a run directory, None if there is none."""
-    path = folder / "config.json"
+    values = _load(folder)
+    if values is None:
+        return None
     try:
-        return config_module.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return config_module.from_dict(
+            {name: value for name, value in values.items() if name != _DATA}
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / CONFIG} cannot be read: {error}") from error
+
+
+def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] = ()) -> None:
+    """Write the resolved configuration and the fingerprint of the data, whole or not at all."""
+    values = config_module.to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
+    text = json.dumps(values, indent=2)
+    temporary = folder / "config.json.tmp"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, folder / CONFIG)
+
+
+def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]) -> None:
+    """Raise RunError if the directory holds a run with another configuration or other data."""
+    old = load_config(folder)
+    if old is None:
+        return
+    changed = differences(old, config)
+    if not changed:
+        before = (_load(folder) or {}).get(_DATA, [])
+        after = [fingerprint(source) for source in sources]
+        changed = [
+            f"training data: {_told(one)} -> {_told(other)}"
+            for one, other in zip(before, after, strict=False)
+            # Prepared shards have no names to compare.
+            if any(one[fact] != other[fact] for fact in one.keys() & other.keys())
+        ]
+    if changed:
+        raise RunError(
+            f"{folder} holds a run with another configuration: {'; '.join(changed)}."
+            " Choose another --workdir, or undo the change"
+        )
+
+
+def _told(facts: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{value} {key}" if key == "samples" else f"{key} {value}" for key, value in facts.items()
+    )
+
+
+def _load(folder: pathlib.Path) -> dict[str, Any] | None:
+    path = folder / CONFIG
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def save_config(folder: pathlib.Path, config: Config) -> None:
-    """Write the resolved configuration, whole or not at all."""
-    text = json.dumps(config_module.to_dict(config), indent=2)
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+def numerics() -> dict[str, str]:
+    """Return what the bits of results depend on beside the configuration."""
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
+        "devices": f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0),
+    }
+
+
+def numerics_changed(facts: Mapping[str, Any]) -> str:
+    """Return how this process differs from the one that saved, empty if it does not."""
+    return ", ".join(
+        f"{name} {facts[name]} -> {value}"
+        for name, value in numerics().items()
+        if name in facts and facts[name] != value
+    )
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -139,6 +212,7 @@ def differences(old: Config, new: Config) -> list[str]:
         for path in sorted(before | after)
         if before.get(path) != after.get(path)
         and path not in _FREE
+        and not _PLACE.fullmatch(path)
         and not path.startswith("eval.")
     ]
 

@@ -38,7 +38,9 @@ def main() -> int:
     parser.add_argument("--dataset", help=f"one of: {', '.join(PROTOCOLS.entries)}")
     parser.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    parser.add_argument(
+        "--checkpoint", type=cli.checkpoint, metavar="STEP", help="or best; default: the newest"
+    )
     parser.add_argument(
         "--num-images", metavar="N", help="first N images; the same as --config.eval.num_images=N"
     )

@@ -21,7 +21,9 @@ def main() -> int:
     )
     parser.add_argument("inputs", nargs="+", help="image files and folders")
     parser.add_argument("--workdir", required=True, help="run directory of a trained network")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    parser.add_argument(
+        "--checkpoint", type=cli.checkpoint, metavar="STEP", help="or best; default: the newest"
+    )
     parser.add_argument("--output", type=pathlib.Path, default="out", help="default: out/")
     parser.add_argument("--npy", action="store_true", help="also write float32 NPY")
     parser.add_argument("--pfm", action="store_true", help="also write PFM")

@@ -68,6 +68,11 @@ class DataConfig:
     """Threads that prepare batches (in each worker)."""
     prefetch: int = 4
     """Batches prepared ahead."""
+    timeout: float = 300.0
+    """Seconds without a batch after which training gives up: the file system hangs."""
+    max_bad: float = 0.01
+    """Share of the training samples (but at least 10) that may be unreadable. Such a sample keeps
+    its place in the batch, without ground truth; it is counted and named once. 0: none may."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,15 @@ class TrainConfig:
     """How long, and what is written on the way."""
 
     steps: int = 1000
+    epochs: float = 0.0
+    """Passes over the training images of `data.source`, instead of `steps`; 0: `steps` counts."""
+    max_minutes: float = 0.0
+    """Save and end the session (exit code 75) when the process is that old, for platforms that
+    would kill it; the same command continues. 0: no limit."""
+    grace_seconds: float = 25.0
+    """How long after a stop signal the platform kills us: by then the state must be saved."""
+    max_skipped: int = 10
+    """Stop when so many steps in a row were not finite, or so many and 1 % of all steps."""
     seed: int = 0
     """Of parameters, data order, augmentation and pairs."""
     log_every: int = 20
@@ -137,11 +151,12 @@ class TrainConfig:
     eval_images: int = 100
     """First images of the validation split that they use; 0: all."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; there is one at the end and at an interruption in any case."""
+    """Steps between checkpoints; there is one after each validation, at the end and at an
+    interruption in any case."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is also due when the last one is this old."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, and beside them the one with the lowest validation WHDR."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,8 @@ def validate(config: Config) -> None:
             f"data.mix: shares must be greater than 0 and add up to less than 1, got"
             f" {', '.join(map(str, shares))}; data.source gives the rest"
         )
+    if not config.data.max_bad < 1:
+        raise ConfigError(f"data.max_bad must be below 1, got {config.data.max_bad}")
     if not config.data.color_jitter < 1:
         raise ConfigError(f"data.color_jitter must be below 1, got {config.data.color_jitter}")
     if config.optim.warmup_steps >= config.train.steps:
@@ -49,6 +51,7 @@ def validate(config: Config) -> None:
 _LEAST = {
     "data.batch_size": 1,
     "data.subset": 0,
+    "data.max_bad": 0,
     "data.workers": 0,
     "data.threads": 1,
     "data.prefetch": 1,
@@ -61,6 +64,10 @@ _LEAST = {
     "optim.final_lr_scale": 0,
     "optim.max_grad_norm": 0,
     "train.steps": 1,
+    "train.epochs": 0,
+    "train.max_minutes": 0,
+    "train.grace_seconds": 0,
+    "train.max_skipped": 1,
     "train.seed": 0,
     "train.log_every": 1,
     "train.eval_every": 1,
@@ -73,7 +80,7 @@ _LEAST = {
     "eval.sigma": 0,
     "eval.image_size": 0,
 }
-_POSITIVE = ("optim.learning_rate", "train.checkpoint_minutes")
+_POSITIVE = ("optim.learning_rate", "train.checkpoint_minutes", "data.timeout")
 
 
 def _get(config: Config, path: str) -> Any:

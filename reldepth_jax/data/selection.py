@@ -52,8 +52,9 @@ class Subset:
         """Return one of the chosen samples; IndexError outside."""
         if not 0 <= index < self.size:
             raise IndexError(f"sample {index} of {self.size}")
-        return self.source[int(self._order[index])]
+        return self.source[int(self.order[index])]
 
     @functools.cached_property
-    def _order(self) -> Int64[np.ndarray, "count"]:
+    def order(self) -> Int64[np.ndarray, "count"]:
+        """Return the samples of the source in the order in which subsets take them."""
         return fixed_order(len(self.source))

@@ -72,6 +72,8 @@ class TrainTransform:
             "depth": np.ascontiguousarray(depth),
             "mask": np.ascontiguousarray(mask),
         }
+        if "bad" in sample:
+            example["bad"] = sample["bad"]
         if self.pairs_per_image:
             moved = _scaled(pairs, (height, width), size)
             moved[:, :4] -= np.array([row, column, row, column], np.int32)

@@ -1,8 +1,9 @@
 """The training loop and nothing else."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,16 +16,29 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reldepth_jax import faults
 from reldepth_jax.config import TrainConfig
 from reldepth_jax.conventions import Batch
 from reldepth_jax.errors import UserError
-from reldepth_jax.train.interrupt import Interrupt
+from reldepth_jax.train.interrupt import Interrupt, Stopped
 from reldepth_jax.train.state import TrainState
-from reldepth_jax.train.step import Metrics
+
+Metrics = dict[str, Any]
 
 
 class NonFiniteError(UserError):
-    """The loss or its gradient is not finite; the step was not applied."""
+    """Too many steps were not finite; none of them was applied."""
+
+    exit_code = 5
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where batches come from; may raise Stopped while it waits."""
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Return the next batch."""
+        ...
 
 
 @runtime_checkable
@@ -38,24 +52,29 @@ class Recorder(Protocol):
 
 def fit(
     state: TrainState,
-    batches: Iterator[dict[str, np.ndarray]],
+    batches: Batches,
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     config: TrainConfig,
     *,
     validate: Callable[[TrainState, int], None],
     save: Callable[[TrainState, int], None],
+    poll: Callable[[int], UserError | None] = lambda bad_samples: None,
     records: Recorder,
     interrupt: Interrupt,
     console: Console,
+    put: Callable[[dict[str, np.ndarray]], Batch] = jax.device_put,
 ) -> TrainState:
     """Train from `state.step` to `config.steps` and return the last state.
 
     Order: validate and save what is due on the state before the step, then fetch, step, log; so an
     interrupted run that is continued does what the uninterrupted one did. A save is due by steps,
-    by minutes, at an interruption and at the end.
+    by minutes, after a validation, at an interruption and at the end. An interruption cuts
+    validating and waiting for a batch short.
 
-    Raises NonFiniteError when a logged window holds a step that is not finite; by then the state
-    before that window may have been saved, never a non-finite one.
+    `poll` is asked after each step, with the number of bad samples in it, whether to stop.
+
+    Raises, after saving, what `batches` raised, what `poll` returned, and NonFiniteError when
+    `config.max_skipped` steps in a row were skipped, or as many and 1 % of all.
     """
     start = int(state.step)
     saved_at, saved_step = time.monotonic(), start
@@ -70,27 +89,51 @@ def fit(
         TextColumn("loss {task.fields[loss]:.4f}  whdr {task.fields[whdr]:.1%}"),
     )
     unknown = float("nan")
+    failure: UserError | None = None
     with Progress(*columns, console=console, speed_estimate_period=120) as progress:
         bar = progress.add_task(
             "", total=config.steps, completed=start, rate=0.0, loss=unknown, whdr=unknown
         )
         for step in range(start, config.steps + 1):
-            if step == config.steps or step % config.eval_every == 0:
+            last = step == config.steps
+            validated = False
+            if (last or step % config.eval_every == 0) and not interrupt and not failure:
                 began = time.monotonic()
-                validate(state, step)
+                faults.reach("evaluation")
+                with contextlib.suppress(Stopped):
+                    validate(state, step)
+                    validated = True
                 window_start += time.monotonic() - began
             minutes = (time.monotonic() - saved_at) / 60
             due = step % config.checkpoint_every == 0 or minutes >= config.checkpoint_minutes
-            if (step > saved_step and due) or interrupt or step == config.steps:
+            if (step > saved_step and (due or validated)) or interrupt or failure or last:
+                if last:
+                    faults.reach("final")
                 save(state, step)
                 saved_at, saved_step = time.monotonic(), step
-            if interrupt or step == config.steps:
+                interrupt.in_flight, interrupt.unsaved = interrupt.unsaved, 0
+            if interrupt or failure or last:
                 break
-            batch = jax.device_put(next(batches))
-            state, metrics = train_step(state, batch)
-            pending.append(metrics)
+            try:
+                batch = next(batches)
+            except Stopped:
+                save(state, step)
+                break
+            except Exception:
+                save(state, step)
+                raise
+            faults.reach("step" if step > start else "compile")
+            bad = int(batch.pop("bad").sum()) if "bad" in batch else 0
+            device_batch = put(batch)
+            state, metrics = train_step(state, device_batch)
+            interrupt.unsaved = step + 1 - saved_step
+            pending.append({**metrics, "bad_samples": np.float32(bad)})
+            # One step ahead of the device, no more: a stop must not wait for a queue of them.
+            jax.block_until_ready(pending[-2:-1])
+            failure = poll(bad)
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                numbers = _mean(pending, step + 1)
+                numbers, not_finite = _summary(pending, step + 1, config)
+                failure = failure or not_finite
                 seconds = time.monotonic() - window_start
                 numbers["images_per_second"] = len(pending) * len(batch["mask"]) / seconds
                 records.scalars(step + 1, "train", numbers)
@@ -102,19 +145,35 @@ def fit(
                     loss=numbers["loss"],
                     whdr=numbers["whdr"],
                 )
+    if failure:
+        raise failure
     return state
 
 
-def _mean(window: list[Metrics], last_step: int) -> dict[str, float]:
-    """Return the means of a window; waits for the device."""
+def _summary(
+    window: list[Metrics], last_step: int, config: TrainConfig
+) -> tuple[dict[str, float], NonFiniteError | None]:
+    """Return the means over the finite steps of a window, and why to stop; waits for the device."""
     values = jax.device_get(window)
-    bad = [i for i, metrics in enumerate(values) if not metrics["finite"]]
-    if bad:
-        step = last_step - len(values) + 1 + bad[0]
-        loss, norm = float(values[bad[0]]["loss"]), float(values[bad[0]]["grad_norm"])
-        raise NonFiniteError(
-            f"step {step}: loss {loss} with gradient norm {norm}; the step was not applied. Lower"
-            " optim.learning_rate, set optim.max_grad_norm, or look at the data of this step"
-        )
-    names = [name for name in values[0] if name != "finite"]
-    return {name: float(np.mean([metrics[name] for metrics in values])) for name in names}
+    finite = [metrics for metrics in values if metrics["finite"]]
+    numbers = {
+        name: float(np.mean([metrics[name] for metrics in finite])) if finite else float("nan")
+        for name in ("loss", "whdr", "grad_norm")
+    }
+    skipped = int(values[-1]["skipped"])
+    numbers |= {
+        "skipped": float(skipped),
+        "bad_samples": float(sum(metrics["bad_samples"] for metrics in values)),
+    }
+    longest = max(int(metrics["skipped_in_a_row"]) for metrics in values)
+    if longest < config.max_skipped and skipped < max(config.max_skipped, last_step / 100):
+        return numbers, None
+    first = last_step - len(values) + 1
+    bad = [first + index for index, metrics in enumerate(values) if not metrics["finite"]]
+    example = values[bad[0] - first] if bad else values[-1]
+    loss, norm = float(example["loss"]), float(example["grad_norm"])
+    where = f"step {bad[0]}: loss {loss} with gradient norm {norm}" if bad else f"step {last_step}"
+    return numbers, NonFiniteError(
+        f"{where}; {skipped} steps were not finite, up to {longest} in a row, and none was applied."
+        " Lower optim.learning_rate, set optim.max_grad_norm, or look at the data of this step"
+    )

@@ -18,13 +18,19 @@ class TrainState(NamedTuple):
     stats: nnx.State
     """Running statistics of BatchNorm."""
     opt_state: Any
+    skipped: Int[Array, ""]
+    """Steps so far that were not finite and not applied."""
+    skipped_in_a_row: Int[Array, ""]
+    """The last of them without a finite one in between."""
 
 
 def create(
     params: nnx.State, stats: nnx.State, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """Return the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    # Three buffers: a donated one must not be there twice.
+    return TrainState(zero, params, stats, optimizer.init(params), zero + 0, zero + 0)
 
 
 def graph_definition(model: RelDepthNet, *, training: bool) -> nnx.GraphDef[RelDepthNet]:

@@ -30,11 +30,12 @@ def make_train_step(
     """Return `step(state, batch) -> (state, metrics)`.
 
     The pairs are those that `sampler` draws from (seed, state.step), and the annotated ones of the
-    batch. A step whose loss or gradient is not finite changes nothing but the step number and says
-    so in `metrics["finite"]`.
+    batch. A step whose loss or gradient is not finite changes nothing but the step number and the
+    counters of such steps, and says so in `metrics["finite"]`.
 
-    Metrics, float32 scalars: loss; whdr, the share of the step's unequal pairs (ratio over
-    1 + sigma) whose order is wrong; grad_norm; finite, 1 or 0.
+    Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over
+    1 + sigma) whose order is wrong; grad_norm; finite, 1 or 0; skipped and skipped_in_a_row, the
+    counters of the new state.
     """
     graph = graph_definition(model, training=True)
 
@@ -54,15 +55,24 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         params = cast(nnx.State, optax.apply_updates(state.params, updates))
-        new = TrainState(state.step + 1, params, stats, opt_state)
-        old = TrainState(state.step + 1, state.params, state.stats, state.opt_state)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, stats, opt_state),
+            (state.params, state.stats, state.opt_state),
+        )
+        bad = 1 - finite.astype(jnp.int32)
+        skipped = state.skipped + bad
+        in_a_row = (state.skipped_in_a_row + 1) * bad
         metrics = {
             "loss": value,
             "whdr": sampled_whdr(score, batch, pairs, sigma=sigma),
             "grad_norm": grad_norm,
             "finite": finite.astype(jnp.float32),
+            "skipped": skipped,
+            "skipped_in_a_row": in_a_row,
         }
-        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), metrics
+        params, stats, opt_state = kept
+        return TrainState(state.step + 1, params, stats, opt_state, skipped, in_a_row), metrics
 
     return train_step
 

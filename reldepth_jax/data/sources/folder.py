@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 from typing import Literal
@@ -75,6 +76,11 @@ class Folder:
     def pairs_per_image(self) -> int:
         """None is annotated."""
         return 0
+
+    def names(self) -> list[str]:
+        """Return the photographs of the split below `root`, for the fingerprint of the data."""
+        chosen = self._range(self.split)
+        return [os.path.relpath(self._pairs[index][0], self.root) for index in chosen]
 
     def __len__(self) -> int:
         """Return how many samples the split has."""

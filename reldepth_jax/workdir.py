@@ -1,0 +1,85 @@
+"""The run directory: one job at a time, checked before anything is computed, with a history."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from reldepth_jax.errors import UserError
+
+HISTORY = "history.jsonl"
+LOCK = "run.lock"
+
+
+class BusyError(UserError):
+    """Another job trains in the run directory."""
+
+    exit_code = 4
+
+
+class WorkdirError(UserError):
+    """A run directory that cannot be written to."""
+
+    exit_code = 6
+
+
+@contextlib.contextmanager
+def own(workdir: pathlib.Path) -> Iterator[None]:
+    """Make the directory and hold its lock; the system frees it when the process ends, anyhow.
+
+    Raises BusyError that names the holder, WorkdirError for a directory that cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / LOCK, "a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkdirError(f"{workdir} cannot be written to: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "an unknown process"
+            raise BusyError(
+                f"{workdir} is in use by {holder}; wait, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            raise WorkdirError(f"{workdir} cannot be locked: {error.strerror}") from None
+        lock.truncate(0)
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+        lock.flush()
+        yield
+
+
+class History:
+    """Appends what happened to a run, one JSON object a line: starts, saves, stops."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self._path = workdir / HISTORY
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Append an event with the time; what cannot be written is no reason to stop."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
+        # Opened each time: one write of a whole line, also from other threads.
+        with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events, oldest first; a line that a kill cut short is left out."""
+        try:
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and "event" in event:
+                    found.append(event)
+        return found
