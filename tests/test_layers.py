@@ -10,14 +10,14 @@ import pathlib
 import reldepth_jax
 
 LAYERS = [
-    {"errors", "conventions", "registry", "runtime"},
-    {"config", "ops"},
+    {"errors", "conventions", "registry", "runtime", "faults"},
+    {"config", "ops", "workdir"},
     {"cli", "pairs", "metrics", "models", "data"},
     {"visualise"},
     {"losses", "checkpoint", "predict"},
     {"train", "evaluate", "protocols", "doctor"},
     {"runs"},
-    {"experiment", "compare"},
+    {"experiment", "compare", "inspect_run"},
 ]
 """Lowest first; names of modules and folders of the package."""
 

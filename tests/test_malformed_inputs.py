@@ -869,6 +869,11 @@ for further `--config.data.source.…`; `evaluate.py --dataset NAME` for `--work
 …/data` with it; `prepare_data.py NAME` for `--manual-dir …/data --data-dir …/out` with it. D1, D2,
 … number the kinds of faults.
 
+What `train.py` says of one sample is the line for a validation image. Of unreadable training images
+up to `data.max_bad` (1 %, at least 10) are tolerated: named once in `bad_samples.jsonl`, counted,
+and in the batch without ground truth; more end training with exit code 3, its state saved, and the
+first three of these lines.
+
 Every row is a test of [tests/test_malformed_inputs.py](../tests/test_malformed_inputs.py), which
 also writes this file: `RELDEPTH_WRITE_DOCS=1 python -m pytest tests/test_malformed_inputs.py`.
 
@@ -1074,7 +1079,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     settings = config.load(str(ROOT / "configs/smoke.py"))
     _, like = runs.new_state(settings, abstract=True)
     checkpoints = Checkpoints(folder / "checkpoints")
-    checkpoints.save(8, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
+    checkpoints.save(8, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), {})
     checkpoints.close()
     runs.save_config(folder, settings)
     return folder

@@ -48,7 +48,9 @@ def test_training_writes_config_records_pictures_and_a_checkpoint(run: pathlib.P
     assert [r["step"] for r in records(run, "val")] == [0, 8]
     assert (run / "pictures/00000008.png").exists()
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert kept == ["00000004", "00000008"]
+    assert kept == ["00000004", "00000004.json", "00000008", "00000008.json"]
+    events = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+    assert [event["event"] for event in events] == ["start", "saved", "saved", "finished"]
     assert list((run / "tensorboard").iterdir())
 
 
@@ -158,7 +160,8 @@ def test_an_interrupted_run_continues_at_its_step(number: signal.Signals, tmp_pa
     match = re.search(r"saved at step (\d+) of 100000; the same command continues", output)
     assert match, output
     step = int(match[1])
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == [f"{step:08d}"]
+    newest = sorted(path.name for path in (workdir / "checkpoints").iterdir())[-2:]
+    assert newest == [f"{step:08d}", f"{step:08d}.json"]
 
     more = [f"--config.train.steps={step + 2}", "--config.train.log_every=1"]
     result = script(*SMOKE, "--workdir", workdir, *more)
@@ -235,7 +238,7 @@ def test_later_mistakes_are_one_line_too(arguments: list[str], hint: str, tmp_pa
     assert not workdir.exists()
 
 
-def test_a_bad_training_image_is_one_line(tmp_path: pathlib.Path):
+def test_no_training_image_that_can_be_read_is_one_line(tmp_path: pathlib.Path):
     rng = np.random.default_rng(0)
     for folder in ("rgb", "depth"):
         (tmp_path / "data" / folder).mkdir(parents=True)
@@ -248,9 +251,10 @@ def test_a_bad_training_image_is_one_line(tmp_path: pathlib.Path):
     result = script(
         *SMOKE, "--workdir", tmp_path / "run", "--config.data.source.name=folder",
         f"--config.data.source.root={tmp_path / 'data'}", "--config.data.source.train=0:1",
-        "--config.data.source.val=1:2", "--config.data.source.test=2:3", code=2,
+        "--config.data.source.val=1:2", "--config.data.source.test=2:3", code=3,
     )  # fmt: skip
-    assert result.stderr.startswith(f"error: {photo}: ")
+    assert result.stderr.startswith("error: 1 of 1 samples cannot be read")
+    assert f"{photo}: " in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Optimiser, step, loop and checkpoints."""
+"""Optimiser, step, loop and whole runs; checkpoints have tests of their own."""
 
 import dataclasses
 import itertools
@@ -6,7 +6,10 @@ import json
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
@@ -29,6 +32,7 @@ from reldepth_jax.config import (
     TrainConfig,
 )
 from reldepth_jax.conventions import Batch
+from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.pairs.uniform import UniformPairs
 from reldepth_jax.train import optim
@@ -116,6 +120,7 @@ def test_a_step_changes_every_parameter_and_statistic(compiled):
     )
     assert all(jax.tree.leaves(changed))
     assert int(new.step) == 1
+    assert (int(new.skipped), int(new.skipped_in_a_row)) == (0, 0)
     assert metrics["finite"] == 1
     assert 0 <= metrics["whdr"] <= 1
 
@@ -128,10 +133,12 @@ def test_pairs_are_fresh_each_step_and_a_function_of_seed_and_step(compiled):
     assert first["loss"] != later["loss"]
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_its_number(compiled):
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number_and_the_counters(compiled):
     _, state, step = compiled
     broken = state._replace(
-        params=jax.tree.map(lambda p: p * jnp.nan if p.ndim == 1 else p, state.params)
+        params=jax.tree.map(lambda p: p * jnp.nan if p.ndim == 1 else p, state.params),
+        skipped=jnp.asarray(5, jnp.int32),
+        skipped_in_a_row=jnp.asarray(2, jnp.int32),
     )
     new, metrics = step(broken, a_batch())
     assert metrics["finite"] == 0
@@ -139,6 +146,11 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(compiled):
         (broken.params, broken.stats, broken.opt_state)
     )
     assert int(new.step) == 1
+    assert (int(new.skipped), int(new.skipped_in_a_row)) == (6, 3)
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (6, 3)
+    counted = state._replace(skipped=new.skipped, skipped_in_a_row=new.skipped_in_a_row)
+    after = step(counted, a_batch())[0]
+    assert (int(after.skipped), int(after.skipped_in_a_row)) == (6, 0)
 
 
 def test_forward_uses_running_statistics(compiled):
@@ -170,37 +182,55 @@ def test_bfloat16_keeps_parameters_statistics_and_scores_in_float32():
 
 
 class Steps:
-    """A train step that counts, and fails where it is told to."""
+    """A train step that counts; `bad_steps` are not finite."""
 
-    def __init__(self, bad_step: int = -1):
-        self.bad_step = bad_step
+    def __init__(self, *bad_steps: int):
+        self.bad_steps = bad_steps
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        ok = jnp.asarray(float(int(state.step) != self.bad_step))
-        number = jnp.asarray(1.0)
-        metrics = {"loss": number, "whdr": number, "grad_norm": number, "finite": ok}
-        return state._replace(step=state.step + 1), metrics
+        ok = int(state.step) not in self.bad_steps
+        skipped = state.skipped + (not ok)
+        in_a_row = jnp.zeros((), jnp.int32) if ok else state.skipped_in_a_row + 1
+        number = jnp.asarray(1.0 if ok else jnp.nan)
+        metrics = {
+            "loss": number, "whdr": number, "grad_norm": number, "finite": jnp.asarray(float(ok)),
+            "skipped": skipped, "skipped_in_a_row": in_a_row,
+        }  # fmt: skip
+        new = state._replace(step=state.step + 1, skipped=skipped, skipped_in_a_row=in_a_row)
+        return new, metrics
 
 
-class NoRecords:
+class Records:
+    def __init__(self):
+        self.lines: list[dict[str, float]] = []
+
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        pass
+        self.lines.append({"step": step, **values})
 
 
-def run_loop(config: TrainConfig, step: Steps, interrupt: Interrupt | None = None, start: int = 0):
-    events: list[tuple[str, int]] = []
+def run_loop(
+    config: TrainConfig,
+    step: Steps,
+    interrupt: Interrupt | None = None,
+    start: int = 0,
+    records: Records | None = None,
+    events: list[tuple[str, int]] | None = None,
+    poll: Callable[[int], UserError | None] = lambda bad_samples: None,
+):
+    events = [] if events is None else events
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for index in itertools.count(start):
             events.append(("batch", index))
             yield {"mask": np.ones((2, 1, 1), bool)}
 
-    state = TrainState(jnp.asarray(start), nnx.State({}), nnx.State({}), ())
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero + start, nnx.State({}), nnx.State({}), (), zero, zero)
     final = fit(
         state, batches(), step, config,
         validate=lambda state, step: events.append(("validate", step)),
         save=lambda state, step: events.append(("save", step)),
-        records=NoRecords(), interrupt=interrupt or Interrupt(), console=QUIET,
+        poll=poll, records=records or Records(), interrupt=interrupt or Interrupt(), console=QUIET,
     )  # fmt: skip
     return final, events
 
@@ -231,52 +261,86 @@ def test_an_interrupt_saves_the_step_that_was_reached():
     assert interrupt.exit_code == 143
 
 
-def test_a_non_finite_loss_names_the_step():
-    with pytest.raises(NonFiniteError, match="step 4: loss"):
-        run_loop(TrainConfig(steps=9, log_every=3), Steps(bad_step=3))
+def test_a_few_steps_that_are_not_finite_are_counted_and_left_out_of_the_means():
+    records = Records()
+    config = TrainConfig(steps=6, log_every=3, max_skipped=3)
+    final, _ = run_loop(config, Steps(1, 4), records=records)
+    assert int(final.step) == 6
+    assert [(line["step"], line["skipped"], line["loss"]) for line in records.lines] == [
+        (3, 1, 1.0), (6, 2, 1.0)
+    ]  # fmt: skip
 
 
-def test_signals_set_the_flag_once_and_handlers_come_back():
+@pytest.mark.parametrize(
+    ("steps", "bad_steps", "where"),
+    [
+        # Below 1 %, but in a row.
+        (300, (297, 298), "step 298: .* 2 steps were not finite, up to 2 in a row"),
+        # Apart, but more than 1 %.
+        (6, (1, 4), "step 2: .* 2 steps were not finite, up to 1 in a row"),
+    ],
+)
+def test_too_many_steps_that_are_not_finite_stop_the_run_after_saving(
+    steps: int, bad_steps: tuple[int, ...], where: str
+):
+    events: list[tuple[str, int]] = []
+    config = TrainConfig(steps=400, log_every=steps, eval_every=400, max_skipped=2)
+    with pytest.raises(NonFiniteError, match=where) as caught:
+        run_loop(config, Steps(*bad_steps), events=events)
+    assert caught.value.exit_code == 5
+    assert events[-1] == ("save", steps)
+
+
+def test_skipped_steps_below_one_percent_do_not_stop_a_long_run():
+    final, _ = run_loop(TrainConfig(steps=400, log_every=400, max_skipped=2), Steps(50, 150, 250))
+    assert int(final.skipped) == 3
+
+
+def test_what_polling_returns_stops_the_run_after_saving():
+    events: list[tuple[str, int]] = []
+    asked = iter([None, None, UserError("too many bad images")])
+    with pytest.raises(UserError, match="too many bad images"):
+        run_loop(TrainConfig(steps=9), Steps(), events=events, poll=lambda bad: next(asked))
+    assert events[-1] == ("save", 3)
+
+
+def test_a_signal_sets_the_flag_and_handlers_come_back():
     before = signal.getsignal(signal.SIGINT)
     with catch_interrupts() as interrupt:
         assert not interrupt
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.received == signal.SIGINT
         assert interrupt.exit_code == 130
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_checkpoints_restore_bits_and_keep_the_newest(tmp_path: pathlib.Path, compiled):
-    _, state, _ = compiled
-    checkpoints = Checkpoints(tmp_path / "c", keep=2)
-    for step in (1, 2, 3):
-        checkpoints.save(step, state._replace(step=jnp.asarray(step, jnp.int32)))
-    checkpoints.wait()
-    assert checkpoints.steps() == [2, 3]
-    like = runs.new_state(TINY, abstract=True)[1]
-    restored = checkpoints.restore(3, like)
-    assert int(restored.step) == 3
-    assert digest(restored.params) == digest(state.params)
-    assert digest(restored.opt_state) == digest(state.opt_state)
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    checkpoints.close()
-
-
-def test_an_unfinished_checkpoint_does_not_count(tmp_path: pathlib.Path):
-    (tmp_path / "00000007").mkdir()
-    (tmp_path / "00000008.orbax-checkpoint-tmp").mkdir()
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.latest() is None
-    checkpoints.close()
+def test_a_second_ctrl_c_ends_the_process_at_once():
+    # In a process of its own: nothing can be caught of os._exit.
+    program = """
+        import os, signal, time
+        from reldepth_jax.train.interrupt import catch_interrupts
+        tell = lambda reason, lost: print(reason, lost)
+        with catch_interrupts(grace=60, on_abandon=tell) as interrupt:
+            interrupt.unsaved = 3
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            print("goes on", interrupt.received.name)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert result.stdout.splitlines() == ["goes on SIGINT", "second Ctrl-C 3"], result.stderr
+    assert result.returncode == 130
 
 
 def final_state(workdir: pathlib.Path) -> TrainState:
     checkpoints = Checkpoints(workdir / "checkpoints", keep=10)
-    state = checkpoints.restore(6, runs.new_state(TINY, abstract=True)[1])
+    restored = checkpoints.restore(runs.new_state(TINY, abstract=True)[1], 6)
     checkpoints.close()
-    return state
+    return restored.state
 
 
 def test_a_continued_run_equals_an_uninterrupted_one(tmp_path: pathlib.Path):
@@ -334,15 +398,4 @@ def test_a_missing_run_is_one_clear_line(tmp_path: pathlib.Path):
         runs.load_run(tmp_path)
     runs.save_config(tmp_path, TINY)
     with pytest.raises(runs.RunError, match="no checkpoint yet"):
-        runs.load_run(tmp_path)
-
-
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: pathlib.Path, compiled):
-    _, state, _ = compiled
-    runs.save_config(tmp_path, TINY)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(3, state)
-    checkpoints.close()
-    (tmp_path / "checkpoints/00000003/manifest.ocdbt").unlink()
-    with pytest.raises(runs.RunError, match="checkpoint of step 3 cannot be read"):
         runs.load_run(tmp_path)

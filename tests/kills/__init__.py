@@ -1,0 +1,1 @@
+"""Killing real training processes: what is trained, the harness, and the campaign of kills."""
