@@ -12,6 +12,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.fixture(autouse=True, scope="session")
 def _at_the_root(tmp_path_factory: pytest.TempPathFactory):
     os.chdir(ROOT)
+    # Configurations of tests import from there, also in the scripts that run as subprocesses.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    )
     # Shared between tests, and with the scripts that run as subprocesses.
     cache = str(tmp_path_factory.mktemp("xla"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache

@@ -50,7 +50,10 @@ def as_script(
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         cli.run(main)
-    return stop.value.code, capsys.readouterr().err
+    # What the collector of garbage finds to say of Orbax's event loops comes at any time.
+    lines = capsys.readouterr().err.splitlines()
+    own = [line for line in lines if line.startswith(("error: ", "Traceback"))]
+    return stop.value.code, "\n".join(own)
 
 
 # One job for each run directory
@@ -430,7 +433,9 @@ def test_so_many_samples_may_be_bad(
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("MARKED_SLOW", "0.03")  # or all batches are there when they die
+    # More steps than there are batches under way when they die.
+    settings = config(train__steps=40, train__checkpoint_every=20, train__eval_every=40)
+    assert train(settings, tmp_path / "whole")[0] == 0
     killed: list[int] = []
 
     def kill() -> None:
@@ -441,13 +446,15 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(faults, "reach", Points("step", 1, kill))
-        code, said = train(config(data__workers=2), tmp_path)
+        data = dataclasses.replace(settings.data, workers=2)
+        code, said = train(dataclasses.replace(settings, data=data), tmp_path / "run")
     assert len(killed) == 2
     assert code == 0
     assert "a data worker died" in said
     assert "exit code -9" in said
-    assert digests(tmp_path) == whole()
-    assert [event["event"] for event in History(tmp_path).events()].count("worker_died") >= 1
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+    events = [event["event"] for event in History(tmp_path / "run").events()]
+    assert 1 <= events.count("worker_died") <= 2
 
 
 # What may change between sessions

@@ -134,6 +134,27 @@ def test_a_slow_save_after_the_signal_is_waited_for(
     assert stop_test.newest(tmp_path) == 3
 
 
+def test_a_slow_save_that_had_begun_is_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Step 3 is being saved when the signal comes, and the loop does not answer for a while.
+    def send() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2)
+
+    points = Points("step", 3, send)
+
+    def reach(point: str) -> None:
+        points(point)
+        if point == "save.arrays" and points.seen.count(point) == 1:
+            time.sleep(3)
+
+    monkeypatch.setattr(faults, "reach", reach)
+    code, _ = train(config(), tmp_path)
+    assert code == 143
+    assert stop_test.newest(tmp_path) == 4
+
+
 def test_the_loop_is_at_most_one_step_ahead_of_the_device():
     # A signal is answered after the steps that are queued: with log_every=1000 they were many.
     ready, ahead = [0], []

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import itertools
+import logging
 import os
 import pathlib
 import re
@@ -32,6 +33,10 @@ from reldepth_jax.checkpoint.record import (
 from reldepth_jax.errors import UserError
 
 T = TypeVar("T")
+# Orbax runs event loops of its own. After a damaged file or a full disk has been reported, they may
+# say the same again, at any later time and at great length.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
 # As `_path` writes them: nothing else counts.
 _STEP = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
 _STORAGE = (

@@ -91,6 +91,8 @@ class Fetcher:
                 item: Batch | Exception = next(batches)
                 step += 1
             except Exception as error:
+                if self._closed.is_set():
+                    return
                 if _worker_died(error) and restarts < RESTARTS:
                     restarts += 1
                     self._warn(f"step {step}: a data worker died ({_line(error)}); opened again")
