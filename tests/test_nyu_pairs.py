@@ -2,6 +2,7 @@ import pathlib
 import pickle
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,11 +10,8 @@ from PIL import Image
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.io import UnreadableFile
 from reldepth_jax.registry import SOURCES
-
-h5py = pytest.importorskip("h5py")
-
-from tests.fixtures.nyu_pairs import EQUAL, FIRST, LISTS, SIZES, write  # noqa: E402
-from tests.fixtures.scenes import scene  # noqa: E402
+from tests.fixtures.nyu_pairs import EQUAL, FIRST, LISTS, SIZES, write
+from tests.fixtures.scenes import scene
 
 TITLES = "img_path,id,n_points\n"
 DEPTH = "data/654_NYU_MITpaper_test_imgs_orig_size/2_depth.h5"

@@ -114,7 +114,7 @@ class Writer:
     """Writes records into one shard, as tfds would; what the disk refuses becomes DataError."""
 
     def __init__(self, path: str, maps: Mapping[str, np.dtype]):
-        from array_record.python import array_record_module  # type: ignore[attr-defined]
+        from array_record.python import array_record_module  # type: ignore[attr-defined]: compiled
 
         self._path, self._features = path, features(maps)
         # A group of one record: random access reads no others.
