@@ -3,4 +3,19 @@
 `reldepth_jax.conventions` states axes, units and signs once for the whole package.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reldepth_jax.api import Model, load_model, save_model
+
+__all__ = ["Model", "load_model", "save_model"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Only when used: importing JAX takes longer than telling a mistake in a configuration.
+    if name in __all__:
+        from reldepth_jax import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 from rich.console import Console
 
-from reldepth_jax import faults, runs, runtime
+from reldepth_jax import faults, initial, runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config
 from reldepth_jax.config import validate as validate_config
@@ -18,13 +18,14 @@ from reldepth_jax.conventions import Batch, Source
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.fingerprint import name_of
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
+from reldepth_jax.data.preprocessing import Preprocessing
+from reldepth_jax.data.selection import has_instances
 from reldepth_jax.data.tolerant import Tolerant, too_many
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluate import contact_sheet, evaluate
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.predict import Predictor
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
-from reldepth_jax.runs import RunError
 from reldepth_jax.train import loop, optim
 from reldepth_jax.train.fetch import DataStopped, Fetcher
 from reldepth_jax.train.interrupt import Interrupt, catch_interrupts
@@ -35,11 +36,6 @@ from reldepth_jax.train.step import Metrics, make_train_step
 from reldepth_jax.workdir import History, own
 
 _PICTURES = 6
-
-
-def image_size(config: Config) -> int:
-    """Return the shorter side at which images are predicted."""
-    return config.eval.image_size or min(config.data.crop)
 
 
 def step_function(
@@ -53,6 +49,8 @@ def step_function(
         optim.make_optimizer(config.optim, config.train.steps),
         seed=config.train.seed,
         sigma=config.eval.sigma,
+        trained=optim.trained(config.optim),
+        frozen_statistics=config.optim.frozen_statistics,
     )
 
 
@@ -71,18 +69,32 @@ def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
     config = _with_steps(config, sources)
     devices = Devices(config.data.batch_size)
     runs.require_same(workdir, config, sources)
-    _require_usable(config, workdir)
+    _require_usable(config, workdir, sources)
     runtime.keep_memory()
     with own(workdir):
         return _Session(config, workdir, console, sources, validation, devices).run()
 
 
-def _require_usable(config: Config, workdir: pathlib.Path) -> None:
+def _require_usable(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> None:
     """Raise UserError for mistakes that would be met later, when the directory has been made."""
     LOSSES.create(config.loss.name, **config.loss.options)
-    PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
+    sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
+    needs, name = getattr(sampler, "needs", ()), config.pairs.name
+    if "pairs" in needs and not any(source.pairs_per_image for source in sources):
+        raise UserError(
+            f"pairs.name={name} needs annotated pairs, which no training source has; train on one"
+            " that has them (diw, nyu_pairs) or take pairs.name=uniform"
+        )
+    if "instances" in needs and not any(map(has_instances, sources)):
+        raise UserError(
+            f"pairs.name={name} needs instance masks, which no training source gives; set"
+            " data.source.instances=true (synthetic and hr_wsi can) or take pairs.name=edge_guided"
+        )
+    if config.optim.groups:
+        _, state = runs.new_state(config, abstract=True)
+        optim.require_known_groups(config.optim, state.params)
     if config.init_from and runs.load_config(workdir) is None:
-        runs.load_run(config.init_from)
+        initial.load(config)
 
 
 def _with_steps(config: Config, sources: Sequence[Source]) -> Config:
@@ -220,14 +232,11 @@ class _Session:
                 self._say(f"same order of samples, but results may differ in bits: {changed}")
             return model, restored.state
         model, state = runs.new_state(config)
-        if config.init_from:
-            other = runs.load_run(config.init_from)
-            if other.config.model != config.model:
-                raise RunError(
-                    f"init_from {config.init_from} holds another model: {other.config.model}"
-                )
-            self._say(f"starting from {config.init_from}, step {other.step}")
-            state = state._replace(params=other.params, stats=other.stats)
+        start = initial.load(config)
+        if start is not None:
+            self._say(f"starting from {start.told}")
+            params, stats = initial.fill(start, config.model, state.params, state.stats)
+            state = state._replace(params=params, stats=stats)
         return model, self._devices.everywhere(state)
 
     def _save(self, state: TrainState, step: int) -> None:
@@ -254,7 +263,7 @@ class _Session:
         config = self._config
         settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)
         result = evaluate(
-            Predictor(self._bind(state), image_size(config)),
+            Predictor(self._bind(state), Preprocessing(size=runs.image_size(config))),
             self._validation,
             settings,
             keep=_PICTURES,

@@ -17,7 +17,8 @@ from rich import console, progress, text
 import reldepth_jax
 from reldepth_jax import visualise
 from reldepth_jax.conventions import Polarity
-from reldepth_jax.data import geometry, io
+from reldepth_jax.data import io
+from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 
 MANIFEST = "predictions.json"
@@ -30,24 +31,25 @@ class Predictor:
     Each new size of the padded image compiles the network anew.
     """
 
-    model_fn: Callable[[UInt8[np.ndarray, "b h w 3"]], Float32[np.ndarray, "b h w"]]
-    """The network, for heights and widths that are multiples of 32."""
-    image_size: int
-    """Shorter side of the image that the network sees (less for very elongated images, see
-    `geometry.fit_size`); what it was trained at is best."""
+    model_fn: Callable[
+        [UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]],
+        Float32[np.ndarray, "b h w"],
+    ]
+    """The network, for heights and widths that are multiples of 32 and for images of uint8 in
+    0..255 or float32 in 0..1."""
+    preprocessing: Preprocessing
+    """How it is shown the image; what it was trained with is best."""
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
         """Return the score at the size of the image."""
         height, width = image.shape[:2]
-        return geometry.resize_score(self.unresized(image), (height, width))
+        return self.preprocessing.at_image_size(self.unresized(image), (height, width))
 
     def unresized(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "_h _w"]:
         """Return the score of the whole image at the size that the network saw."""
-        height, width = image.shape[:2]
-        fitted = geometry.fit_size(height, width, self.image_size)
-        small = geometry.resize_image(image, fitted)
-        scores = self.model_fn(geometry.pad_to_multiple(small)[None])
-        return np.asarray(scores, np.float32)[0, : fitted[0], : fitted[1]]
+        network_image, (height, width) = self.preprocessing.network_image(image)
+        scores = self.model_fn(network_image[None])
+        return np.asarray(scores, np.float32)[0, :height, :width]
 
 
 class PredictError(UserError):
@@ -76,7 +78,7 @@ class Writer:
     polarity: Polarity = "depth"
     """`disparity` writes the negated score: larger is nearer. The colours stay the same."""
     run: str = ""
-    """Run directory of the network, for the record."""
+    """Run directory or file of the network, for the record."""
     step: int = 0
     """Training step of the network, for the record."""
 

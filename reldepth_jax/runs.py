@@ -17,7 +17,7 @@ import jax
 import jaxlib.version
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from reldepth_jax import config as config_module
 from reldepth_jax.checkpoint import Checkpoints
@@ -35,7 +35,7 @@ _FREE = {
     "data.workers", "data.threads", "data.prefetch", "data.timeout", "data.max_bad",
     "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_images",
     "train.checkpoint_every", "train.checkpoint_minutes", "train.keep", "train.max_minutes",
-    "train.grace_seconds", "train.max_skipped", "init_from",
+    "train.grace_seconds", "train.max_skipped", "init_from", "init_part",
 }  # fmt: skip
 
 _PLACE = re.compile(r"data\..*\b(root|prepared)")
@@ -44,7 +44,9 @@ _PLACE = re.compile(r"data\..*\b(root|prepared)")
 CONFIG = "config.json"
 _DATA = "data_fingerprint"
 
-ModelFn = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w"]]
+ModelFn = Callable[
+    [UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w"]
+]
 
 
 class RunError(UserError):
@@ -61,7 +63,8 @@ class Run:
     params: nnx.State
     stats: nnx.State
     model_fn: ModelFn
-    """Compiled forward pass: uint8 RGB with sides that are multiples of 32 -> float32 scores."""
+    """Compiled forward pass: RGB (uint8, or float32 in 0..1) with sides that are multiples of 32 ->
+    float32 scores."""
 
 
 def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, state.TrainState]:
@@ -76,7 +79,9 @@ def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, s
 
     model = nnx.eval_shape(make) if abstract else make()
     _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    create = functools.partial(state.create, optimizer=optimizer)
+    create = functools.partial(
+        state.create, optimizer=optimizer, trained=optim.trained(config.optim)
+    )
     return model, jax.eval_shape(create, params, stats) if abstract else create(params, stats)
 
 
@@ -113,6 +118,11 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
         restored.state.stats,
         compile_forward(model)(restored.state),
     )
+
+
+def image_size(config: Config) -> int:
+    """Return the shorter side at which images are predicted."""
+    return config.eval.image_size or min(config.data.crop)
 
 
 def compile_forward(model: RelDepthNet) -> Callable[[state.TrainState], ModelFn]:

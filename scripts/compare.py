@@ -39,8 +39,9 @@ def main() -> int:
     from rich.progress import Progress
     from rich.table import Table
 
-    from reldepth_jax import compare, evaluate, experiment, runs, visualise
+    from reldepth_jax import compare, evaluate, runs, visualise
     from reldepth_jax.data.pipeline import make_source
+    from reldepth_jax.data.preprocessing import Preprocessing
     from reldepth_jax.predict import Predictor
 
     members = [workdir for group in workdirs.values() for workdir in group]
@@ -62,7 +63,7 @@ def main() -> int:
             steps[workdir] = run.step
             bar = bars.add_task(workdir)
             return evaluate.evaluate(
-                Predictor(run.model_fn, experiment.image_size(settings)),
+                Predictor(run.model_fn, Preprocessing(size=runs.image_size(settings))),
                 source,
                 settings.eval,
                 progress=lambda done, total: bars.update(bar, completed=done, total=total),

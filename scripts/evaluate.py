@@ -4,6 +4,7 @@ python scripts/evaluate.py --workdir runs/ranking
 python scripts/evaluate.py --workdir runs/ranking \
     --config.data.source.name=folder --config.data.source.root=photos
 python scripts/evaluate.py --workdir runs/ranking --dataset diw --data-dir DIW
+python scripts/evaluate.py --weights midas.safetensors --dataset diw --data-dir DIW
 
 Prints the ordinal errors with 95 % intervals, beside the rule "lower in the image is nearer", and
 writes WORKDIR/eval/SPLIT.json and a contact sheet, SPLIT.png; an overridden source and an explicit
@@ -18,10 +19,13 @@ import argparse
 import json
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reldepth_jax import cli, config
 from reldepth_jax.registry import PROTOCOLS
+
+if TYPE_CHECKING:
+    from reldepth_jax.api import Model
 
 
 def main() -> int:
@@ -32,8 +36,15 @@ def main() -> int:
     parser.add_argument(
         "--workdir",
         type=pathlib.Path,
-        default="runs/ranking",
         help="run directory, default: runs/ranking",
+    )
+    parser.add_argument(
+        "--weights",
+        type=pathlib.Path,
+        help="in place of a run: file that scripts/convert_weights.py wrote",
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="folder; default: WORKDIR/eval, WEIGHTS_eval beside it"
     )
     parser.add_argument("--dataset", help=f"one of: {', '.join(PROTOCOLS.entries)}")
     parser.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
@@ -46,6 +57,13 @@ def main() -> int:
     )
     parser.add_argument("--pictures", type=int, default=8, help="rows of the sheet, default: 8")
     options, assignments = cli.parse(parser, overrides=True)
+    if options.weights is None:
+        options.workdir = options.workdir or pathlib.Path("runs/ranking")
+        options.output = options.output or options.workdir / "eval"
+    elif options.workdir is not None or options.checkpoint is not None:
+        raise config.ConfigError("--weights takes the place of --workdir and --checkpoint")
+    else:
+        options.output = options.output or options.weights.with_name(f"{options.weights.stem}_eval")
     for path in assignments:
         if path.split(".")[0] not in ("data", "eval"):
             raise config.ConfigError(
@@ -76,12 +94,10 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
 
-    from reldepth_jax import experiment, runs, visualise
-    from reldepth_jax.predict import Predictor
+    from reldepth_jax import visualise
 
-    run = runs.load_run(options.workdir, options.checkpoint)
-    size = settings.eval.image_size or experiment.image_size(run.config)
-    predictor = Predictor(run.model_fn, size)
+    model, _ = _network(options)
+    predictor = model.predictor(settings.eval.image_size)
     protocol = PROTOCOLS.create(options.dataset)
     with cli.progress_bar(f"{options.dataset} images") as progress:
         report = protocol(
@@ -90,8 +106,8 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
             num_images=settings.eval.num_images,
             progress=progress,
         )
-    output = options.workdir / "eval" / f"{options.dataset}.json"
-    facts = {"workdir": str(options.workdir), "step": run.step, "image_size": size}
+    output = options.output / f"{options.dataset}.json"
+    facts = {**_origin(options, model), "image_size": predictor.preprocessing.size}
     _write(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
     if report.picture is not None:
         visualise.save_picture(output.with_suffix(".png"), report.picture)
@@ -106,12 +122,11 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
 
-    from reldepth_jax import evaluate, experiment, runs, visualise
+    from reldepth_jax import evaluate, runs, visualise
     from reldepth_jax.data.pipeline import make_source
-    from reldepth_jax.predict import Predictor
 
-    run = runs.load_run(options.workdir, options.checkpoint)
-    settings = config.override(run.config, assignments)
+    model, own = _network(options)
+    settings = config.override(own, assignments)
     config.validate(settings)
     source = make_source(settings, options.split)
     try:
@@ -119,7 +134,8 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     except ValueError as error:
         print(f"no validation images, WKDR is left out: {error}", file=sys.stderr)
         validation = None
-    predict = Predictor(run.model_fn, experiment.image_size(settings))
+    size = runs.image_size(settings) if options.weights is None else settings.eval.image_size
+    predict = model.predictor(size)
 
     tau = None
     if validation is not None:
@@ -131,30 +147,50 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
         )
 
     name = options.split
-    if settings.data.source != run.config.data.source:
+    if settings.data.source != own.data.source:
         name += f"_{settings.data.source.name}"
     if options.checkpoint is not None:
         name += f"_{options.checkpoint}"
     report = {
-        "run": {"workdir": str(options.workdir), "step": run.step, "split": options.split},
+        "run": {**_origin(options, model), "split": options.split},
         "source": config.to_dict(settings)["data"]["source"],
         **result.to_json(),
     }
-    output = options.workdir / "eval" / f"{name}.json"
+    output = options.output / f"{name}.json"
     _write(output, report)
     if result.pictures:
         picture = evaluate.contact_sheet(result.pictures)
         visualise.save_picture(output.with_suffix(".png"), picture)
 
     console = Console()
-    console.print(result.table(f"{options.workdir}, step {run.step}, {options.split} images"))
+    network = ", step ".join(str(value) for value in _origin(options, model).values())
+    console.print(result.table(f"{network}, {options.split} images"))
     console.print(result.protocol(), highlight=False, markup=False)
     console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
+def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
+    """Return the network, and the configuration whose data and eval it is judged by."""
+    from reldepth_jax import api, runs
+
+    if options.weights is not None:
+        return api.load_model(options.weights), config.Config()
+    model = api.from_run(options.workdir, options.checkpoint)
+    own = runs.load_config(options.workdir)
+    assert own is not None
+    return model, own
+
+
+def _origin(options: argparse.Namespace, model: "Model") -> dict[str, Any]:
+    """Return what the report says of the network."""
+    if options.weights is not None:
+        return {"weights": str(options.weights)}
+    return {"workdir": str(options.workdir), "step": model.step}
+
+
 def _write(path: pathlib.Path, report: dict[str, Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 

@@ -20,9 +20,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", help="image files and folders")
-    parser.add_argument("--workdir", required=True, help="run directory of a trained network")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--workdir", help="run directory of a trained network")
+    network.add_argument("--weights", help="file that scripts/convert_weights.py wrote")
     parser.add_argument(
-        "--checkpoint", type=cli.checkpoint, metavar="STEP", help="or best; default: the newest"
+        "--checkpoint",
+        type=cli.checkpoint,
+        metavar="STEP",
+        help="of the run, or best; default: the newest",
     )
     parser.add_argument("--output", type=pathlib.Path, default="out", help="default: out/")
     parser.add_argument("--npy", action="store_true", help="also write float32 NPY")
@@ -37,28 +42,33 @@ def main() -> int:
         "--image-size",
         type=int,
         default=0,
-        help="shorter side of the image that the network sees; default: as the run evaluates",
+        help="size of the image that the network sees (shorter side; for converted networks as"
+        " scripts/list_models.py says); default: what it was trained at",
     )
     options, _ = cli.parse(parser)
     if options.image_size and options.image_size < 32:
         parser.error(f"argument --image-size: must be at least 32, got {options.image_size}")
+    if options.weights is not None and options.checkpoint is not None:
+        parser.error("argument --checkpoint: belongs to --workdir; a file of weights has one state")
 
     # Only now, because importing JAX takes longer than telling a mistake.
-    from reldepth_jax import experiment, predict, runs
+    from reldepth_jax import api, predict
     from reldepth_jax.data import io
 
-    run = runs.load_run(options.workdir, options.checkpoint)
+    origin: str = options.workdir or options.weights
+    if options.weights is None:
+        model = api.from_run(origin, options.checkpoint)
+    else:
+        model = api.load_model(origin)
     writer = predict.Writer(
         output=options.output,
         npy=options.npy,
         pfm=options.pfm,
         polarity=options.polarity,
-        run=options.workdir,
-        step=run.step,
+        run=origin,
+        step=model.step,
     )
-    predictor = predict.Predictor(
-        run.model_fn, options.image_size or experiment.image_size(run.config)
-    )
+    predictor = model.predictor(options.image_size)
     counts = predict.predict_files(predictor, options.inputs, writer)
     failed = f"; {counts.failed} failed" if counts.failed else ""
     print(f"{counts.done} predicted, see {io.printable(options.output)}{failed}")

@@ -16,7 +16,12 @@ def main() -> int:
     )
     parser.add_argument("--config", required=True, help="configuration file, or file:variant")
     parser.add_argument("--workdir", help="run directory (default: runs/NAME, runs/NAME_VARIANT)")
+    parser.add_argument(
+        "--weights", help="start from these; the same as --config.init_from=WEIGHTS"
+    )
     options, assignments = cli.parse(parser, overrides=True)
+    if options.weights is not None:
+        assignments.setdefault("init_from", options.weights)
     settings = config.override(config.load(options.config), assignments)
     config.validate(settings)
     file, _, variant = options.config.partition(":")

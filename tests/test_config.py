@@ -150,7 +150,7 @@ def test_json_round_trip_gives_the_same_experiment():
     again = from_dict(values)
     assert to_dict(again) == to_dict(config)
     assert again.train == config.train
-    assert values["pairs"] == {"name": "uniform", "num_pairs": 3000}
+    assert values["pairs"] == {"name": "uniform", "num_pairs": 3000, "padded_to": 0}
 
 
 def test_unknown_fields_in_json_are_refused():

@@ -17,6 +17,7 @@ from rich.console import Console
 from reldepth_jax import experiment, runs
 from reldepth_jax.config import Choice, Config, TrainConfig, load
 from reldepth_jax.data.pipeline import make_source
+from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.data.selection import held_out
 from reldepth_jax.evaluate import evaluate
 from reldepth_jax.metrics.ordinal import heldout_pairs
@@ -41,7 +42,7 @@ def trained(config: Config, workdir: pathlib.Path) -> Predictor:
     assert experiment.train(config, workdir, Console(quiet=True)) == 0
     run = runs.load_run(workdir)
     assert run.step == 2
-    return Predictor(run.model_fn, experiment.image_size(config))
+    return Predictor(run.model_fn, Preprocessing(size=runs.image_size(config)))
 
 
 def pooled_whdr(

@@ -13,10 +13,11 @@ LAYERS = [
     {"errors", "conventions", "registry", "runtime", "faults"},
     {"config", "ops", "workdir"},
     {"cli", "pairs", "metrics", "models", "data"},
-    {"visualise"},
-    {"losses", "checkpoint", "predict"},
+    {"visualise", "presets"},
+    {"losses", "checkpoint", "predict", "weights"},
     {"train", "evaluate", "protocols", "doctor"},
     {"runs"},
+    {"api", "initial"},
     {"experiment", "compare", "inspect_run"},
 ]
 """Lowest first; names of modules and folders of the package."""

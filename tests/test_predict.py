@@ -12,6 +12,7 @@ from PIL import Image
 from reldepth_jax import cli, predict, runs
 from reldepth_jax.config import Config
 from reldepth_jax.conventions import Polarity
+from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.predict import Counts, PredictError, Predictor, Writer, predict_files
 
@@ -26,7 +27,7 @@ def red(images: np.ndarray) -> np.ndarray:
     return images[..., 0].astype(np.float32)
 
 
-PREDICTOR = Predictor(red, 64)
+PREDICTOR = Predictor(red, Preprocessing(size=64))
 
 
 def ramp(height: int, width: int, axis: int, last: int = 255) -> np.ndarray:
@@ -74,8 +75,8 @@ def test_network_sees_the_short_side_it_was_asked_for():
         seen.append(images.shape)
         return red(images)
 
-    Predictor(model_fn, 96)(np.zeros((200, 300, 3), np.uint8))
-    Predictor(model_fn, 100)(np.zeros((300, 200, 3), np.uint8))
+    Predictor(model_fn, Preprocessing(size=96))(np.zeros((200, 300, 3), np.uint8))
+    Predictor(model_fn, Preprocessing(size=100))(np.zeros((300, 200, 3), np.uint8))
     assert seen == [(1, 96, 160, 3), (1, 160, 128, 3)]
 
 
@@ -195,7 +196,7 @@ def test_constant_score_is_black_not_an_error(tmp_path):
 
 def test_score_that_is_not_finite_is_reported(tmp_path, capfd):
     photo = picture(tmp_path / "a.png")
-    broken = Predictor(lambda images: red(images) * np.float32(np.nan), 64)
+    broken = Predictor(lambda images: red(images) * np.float32(np.nan), Preprocessing(size=64))
     assert predict_files(broken, [photo], Writer(output=tmp_path / "out")) == Counts(0, 1)
     assert "a.png: the network's score is not finite" in capfd.readouterr().err
     assert listing(tmp_path / "out") == {predict.MANIFEST}

@@ -38,6 +38,23 @@ class MixedSource:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelNoise:
+    """Errors put on the depth of training examples, as maps from web stereo have them; 0: none.
+
+    Never on validation. `reldepth_jax.data.label_noise` says how they are drawn.
+    """
+
+    gain: float = 0.0
+    """Inverse depth of each image is multiplied by a factor from 1 / (1 + gain) to 1 + gain."""
+    offset: float = 0.0
+    """To inverse depth is added up to this share of its largest value in the image."""
+    levels: int = 0
+    """Inverse depth is rounded to that many values, of which the lowest is sky; 8 bits: 256."""
+    wrong: float = 0.0
+    """Share of the area that shows the depth of another place."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the images come from and what is done to them before the step."""
 
@@ -60,6 +77,9 @@ class DataConfig:
     """Mirror left to right with probability one half (paper)."""
     color_jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation."""
+    gamma_jitter: float = 0.0
+    """Values of RGB in [0, 1] are raised to a power from 1 / (1 + this) to 1 + this."""
+    label_noise: LabelNoise = LabelNoise()
     batch_size: int = 4
     """Images a step, over all devices (paper: 4)."""
     workers: int = 0
@@ -85,25 +105,63 @@ class ModelConfig:
     encoder: Choice = Choice("resnet50")
     decoder_width: int = 256
     """Channels of every decoder stage (paper: 256)."""
+    widening: tuple[int, int, int, int] = (1, 1, 1, 1)
+    """Channels of each stage, finest first, as multiples of `decoder_width` (the authors' later
+    code: 1, 1, 1, 2; MiDaS small: 1, 2, 4, 8)."""
+    narrowing: Literal["none", "conv3x3", "conv1x1"] = "none"
+    """How a stage gets to the width of the next finer one: a 3x3 convolution before the enlargement
+    where the widths differ (the authors' later code), or a 1x1 convolution after it in every stage
+    (MiDaS small)."""
     transition: Literal["taps", "every_block"] = "taps"
     """Where the transitional 3x3 convolutions stand: before the residual unit of each encoder tap
     (the figure: only taps need another width), or before every residual unit (the sentence "before
     each residual convolution block")."""
+    transition_bias: bool = True
+    """Bias of the transitional convolutions; MiDaS has none."""
     decoder_norm: Literal["none", "batch"] = "none"
     """Normalisation inside residual units and the head: none is drawn in the figure."""
+    shared_units: bool = False
+    """One residual unit for both places of a fusion stage, as in MiDaS v1; the figure draws two."""
+    unit_last_bias: bool = True
+    """Bias of the second convolution of residual units; MiDaS v1 has none."""
+    unit_relu: bool = False
+    """ReLU after the sum of a residual unit, as in the authors' later code."""
     skip_relu: bool = False
     """Add relu(x), not x, in residual units: what in-place ReLU makes of published code."""
-    head_relu: bool = False
-    """ReLU between the two head convolutions: none is drawn; the authors' later code has one."""
     fusion_align_corners: bool = True
     """Corner-aligned bilinear upsampling in fusion, as all derived codes have it."""
+    head: Literal["paper", "midas"] = "paper"
+    """Two 3x3 convolutions and upsampling (the figure), or a 3x3 convolution, upsampling, a 3x3
+    convolution to 32 channels, ReLU and a 1x1 convolution (MiDaS from v2 on)."""
+    head_relu: bool = False
+    """ReLU between the two convolutions of the paper's head: none is drawn; the authors' later code
+    has one."""
     head_align_corners: bool = True
-    """The same in the head; MiDaS has it off, the authors' later code on."""
+    """Corner-aligned upsampling in the head; MiDaS has it off, the authors' later code on."""
+    non_negative: bool = False
+    """ReLU at the end of the head, as in MiDaS from v2 on."""
+    output: Literal["depth", "disparity"] = "depth"
+    """What the head gives: larger is farther (paper), or nearer (MiDaS, the authors' later code).
+    The score is the head's output or its negative: it grows with distance in either case."""
+    normalisation: Literal["imagenet", "none", "tf"] = "imagenet"
+    """What the encoder's weights expect of RGB in [0, 1]: ImageNet's mean and deviation removed,
+    nothing (MiDaS v1), or (255 x - 127) / 128 (EfficientNet-Lite)."""
     init: Literal["gaussian", "he"] = "gaussian"
     """New layers: N(0, 0.01) ("simple random Gaussian", deviation from the authors' later code), or
     He (but the last convolution of each unit), which starts faster from scratch."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions; parameters, BatchNorm, loss and metrics stay float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerGroup:
+    """Parameters that learn at a rate of their own, or not at all."""
+
+    prefix: str
+    """Of their dotted paths, in whole parts: `encoder.layer4`, `decoder.fusion.0`, `head`."""
+    lr_scale: float
+    """Rate relative to `optim.learning_rate`. 0: frozen, with neither update, weight decay nor
+    optimiser state; what lies below the lowest trained layer is not differentiated either."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +172,18 @@ class OptimConfig:
     learning_rate: float = 0.01
     """Peak rate of the new layers."""
     encoder_lr_scale: float = 0.1
-    """Rate of the encoder relative to that (paper: 10 times smaller; for pre-trained encoders)."""
+    """Rate of the encoder relative to that (paper: 10 times smaller; for pre-trained encoders). 0:
+    frozen, as a group with that rate."""
+    groups: tuple[LayerGroup, ...] = ()
+    """Of the groups that hold a parameter the one with the longest prefix decides its rate, also
+    over `encoder_lr_scale`. Parameters in none have rate 1, those of the encoder
+    `encoder_lr_scale`. On the command line `optim.groups.0.lr_scale=…`."""
+    frozen_statistics: Literal["none", "encoder", "all"] = "none"
+    """Where BatchNorm normalises with the statistics that it came with, in training too, and leaves
+    them as they are. `none` from scratch, and with large batches. `encoder` for a pre-trained
+    encoder that is frozen (its features then do not depend on the other images of the batch) or
+    trained with a few images a step, whose statistics are noisy. `all` where the decoder is
+    pre-trained too; never for new layers, whose statistics are not those of any data yet."""
     momentum: float = 0.9
     """Of SGD (Nesterov off); AdamW uses (0.9, 0.999)."""
     weight_decay: float = 1e-4
@@ -125,7 +194,7 @@ class OptimConfig:
     """After warm-up: constant, or half a cosine to `final_lr_scale` at the last step."""
     final_lr_scale: float = 0.01
     max_grad_norm: float = 0.0
-    """Clip the global gradient norm to this; 0: do not clip."""
+    """Clip the global gradient norm, of what is trained, to this; 0: do not clip."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +260,10 @@ class Config:
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     init_from: str = ""
-    """Run directory whose newest weights this run starts from."""
+    """Weights to start from: a run directory (its newest checkpoint), a `.safetensors` file that
+    `scripts/convert_weights.py` wrote, or `pretrained:efficientnet_lite0` (extra `pretrained`)."""
+    init_part: Literal["network", "encoder"] = "network"
+    """What of them is taken: all, of the very same network, or the encoder alone."""
 
 
 _REGISTRIES = {

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from reldepth_jax import registry
-from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
+from reldepth_jax.config.schema import (
+    Choice,
+    Config,
+    ConfigError,
+    LayerGroup,
+    ModelConfig,
+    registry_of,
+)
 from reldepth_jax.registry import did_you_mean
 
 
@@ -41,11 +48,30 @@ def validate(config: Config) -> None:
         raise ConfigError(f"data.max_bad must be below 1, got {config.data.max_bad}")
     if not config.data.color_jitter < 1:
         raise ConfigError(f"data.color_jitter must be below 1, got {config.data.color_jitter}")
+    noise = config.data.label_noise
+    if not noise.wrong < 1:
+        raise ConfigError(f"data.label_noise.wrong must be below 1, got {noise.wrong}")
+    if noise.levels == 1:
+        raise ConfigError("data.label_noise.levels must be 0 or at least 2, got 1")
+    _validate_model(config.model)
+    _validate_layer_groups(config.optim.groups)
     if config.optim.warmup_steps >= config.train.steps:
         raise ConfigError(
             f"optim.warmup_steps must be below train.steps ({config.train.steps}),"
             f" got {config.optim.warmup_steps}"
         )
+
+
+def _validate_model(model: ModelConfig) -> None:
+    if min(model.widening) < 1:
+        raise ConfigError(f"model.widening must be at least 1, got {model.widening}")
+    if model.narrowing == "none" and len(set(model.widening)) > 1:
+        raise ConfigError(
+            "model.narrowing must be conv3x3 or conv1x1 where the stages differ in width"
+            f" (model.widening {model.widening})"
+        )
+    if model.head == "midas" and model.head_relu:
+        raise ConfigError("model.head_relu belongs to model.head=paper; the other head has its own")
 
 
 _LEAST = {
@@ -56,6 +82,11 @@ _LEAST = {
     "data.threads": 1,
     "data.prefetch": 1,
     "data.color_jitter": 0,
+    "data.gamma_jitter": 0,
+    "data.label_noise.gain": 0,
+    "data.label_noise.offset": 0,
+    "data.label_noise.levels": 0,
+    "data.label_noise.wrong": 0,
     "model.decoder_width": 2,
     "optim.encoder_lr_scale": 0,
     "optim.momentum": 0,
@@ -81,6 +112,19 @@ _LEAST = {
     "eval.image_size": 0,
 }
 _POSITIVE = ("optim.learning_rate", "train.checkpoint_minutes", "data.timeout")
+
+
+def _validate_layer_groups(groups: tuple[LayerGroup, ...]) -> None:
+    first: dict[str, int] = {}
+    for position, group in enumerate(groups):
+        where = f"optim.groups.{position}"
+        if group.lr_scale < 0:
+            raise ConfigError(f"{where}.lr_scale must be at least 0, got {group.lr_scale}")
+        if first.setdefault(group.prefix, position) != position:
+            raise ConfigError(
+                f"{where}.prefix: {group.prefix!r} is that of optim.groups.{first[group.prefix]}"
+                " already; one of them must go"
+            )
 
 
 def _get(config: Config, path: str) -> Any:

@@ -71,8 +71,8 @@ def resize_map_nearest(
 
 
 def pad_to_multiple(
-    image: UInt8[np.ndarray, "h w 3"], multiple: int = STRIDE
-) -> UInt8[np.ndarray, "_h _w 3"]:
+    image: Shaped[np.ndarray, "h w 3"], multiple: int = STRIDE
+) -> Shaped[np.ndarray, "_h _w 3"]:
     """Repeat the last row and column until both sides are multiples of `multiple`."""
     height, width = image.shape[:2]
     return np.pad(image, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")

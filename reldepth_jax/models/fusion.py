@@ -16,30 +16,38 @@ _gaussian: Initializer = jax.nn.initializers.normal(0.01)
 
 
 def decoder_conv(
-    config: ModelConfig, channels_in: int, channels_out: int, rngs: nnx.Rngs, *, last: bool = False
+    config: ModelConfig,
+    channels_in: int,
+    channels_out: int,
+    rngs: nnx.Rngs,
+    *,
+    size: int = 3,
+    bias: bool = True,
+    last: bool = False,
 ) -> nnx.Conv:
-    """Return a 3x3 convolution with bias, initialised as the configuration says.
+    """Return a convolution initialised as the configuration says.
 
     The `last` one of a residual unit or of the head starts small with He initialisation too:
     without normalisation each unit would otherwise double the variance.
     """
     init = he_fan_out if config.init == "he" and not last else _gaussian
     dtype = jnp.dtype(config.dtype)
-    return conv(channels_in, channels_out, 3, bias=True, dtype=dtype, init=init, rngs=rngs)
+    return conv(channels_in, channels_out, size, bias=bias, dtype=dtype, init=init, rngs=rngs)
 
 
 class ResidualConvUnit(nnx.Module):
     """Figure 4(c): x + conv(relu(conv(relu(x)))), two 3x3 convolutions of equal width.
 
-    `decoder_norm="batch"` normalises after the first convolution; `skip_relu` adds relu(x).
+    `decoder_norm="batch"` normalises after the first convolution; `skip_relu` adds relu(x);
+    `unit_relu` ends with a ReLU.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        width = config.decoder_width
+    def __init__(self, config: ModelConfig, width: int, *, rngs: nnx.Rngs):
         self.conv1 = decoder_conv(config, width, width, rngs)
         self.bn1 = BatchNorm(width, rngs=rngs) if config.decoder_norm == "batch" else None
-        self.conv2 = decoder_conv(config, width, width, rngs, last=True)
+        self.conv2 = decoder_conv(config, width, width, rngs, bias=config.unit_last_bias, last=True)
         self.skip_relu = config.skip_relu
+        self.unit_relu = config.unit_relu
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Apply the unit."""
@@ -48,7 +56,8 @@ class ResidualConvUnit(nnx.Module):
         if self.bn1 is not None:
             y = self.bn1(y)
         y = self.conv2(jax.nn.relu(y))
-        return (activated if self.skip_relu else x) + y
+        y = (activated if self.skip_relu else x) + y
+        return jax.nn.relu(y) if self.unit_relu else y
 
 
 class FeatureFusionBlock(nnx.Module):
@@ -57,24 +66,47 @@ class FeatureFusionBlock(nnx.Module):
     The coarsest stage has no coarser input: it is the lateral unit and the enlargement.
     """
 
-    def __init__(self, config: ModelConfig, channels: int, *, coarsest: bool, rngs: nnx.Rngs):
-        width = config.decoder_width
-        self.transition = decoder_conv(config, channels, width, rngs)
-        self.lateral = ResidualConvUnit(config, rngs=rngs)
+    def __init__(
+        self,
+        config: ModelConfig,
+        channels: int,
+        width: int,
+        finer_width: int,
+        *,
+        coarsest: bool,
+        rngs: nnx.Rngs,
+    ):
+        """Make the stage of a tap with `channels`; it works in `width`, gives `finer_width`."""
+        self.transition = decoder_conv(config, channels, width, rngs, bias=config.transition_bias)
+        self.lateral = ResidualConvUnit(config, width, rngs=rngs)
         everywhere = config.transition == "every_block" and not coarsest
-        self.post_transition = decoder_conv(config, width, width, rngs) if everywhere else None
-        self.post = None if coarsest else ResidualConvUnit(config, rngs=rngs)
+        self.post_transition = (
+            decoder_conv(config, width, width, rngs, bias=config.transition_bias)
+            if everywhere
+            else None
+        )
+        own_post = not coarsest and not config.shared_units
+        self.post = ResidualConvUnit(config, width, rngs=rngs) if own_post else None
+        differs = config.narrowing == "conv3x3" and width != finer_width
+        self.narrow_before = decoder_conv(config, width, finer_width, rngs) if differs else None
+        everywhere = config.narrowing == "conv1x1"
+        self.narrow_after = (
+            decoder_conv(config, width, finer_width, rngs, size=1) if everywhere else None
+        )
         self.align_corners = config.fusion_align_corners
 
     def __call__(
         self, tap: Float[Array, "b h w _c"], coarser: Float[Array, "b h w c"] | None
-    ) -> Float[Array, "b _h _w c"]:
+    ) -> Float[Array, "b _h _w _d"]:
         """Merge an encoder tap with the output of the next coarser stage (of the same size)."""
         x = self.lateral(self.transition(tap))
         if coarser is not None:
             x = x + coarser
-        if self.post_transition is not None:
-            x = self.post_transition(x)
-        if self.post is not None:
-            x = self.post(x)
-        return upsample_2x(x, align_corners=self.align_corners)
+            if self.post_transition is not None:
+                x = self.post_transition(x)
+            unit = self.lateral if self.post is None else self.post
+            x = unit(x)
+        if self.narrow_before is not None:
+            x = self.narrow_before(x)
+        x = upsample_2x(x, align_corners=self.align_corners)
+        return x if self.narrow_after is None else self.narrow_after(x)

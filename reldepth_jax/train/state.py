@@ -1,6 +1,6 @@
 """Everything that a step changes, as one pytree."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from reldepth_jax.models.reldepth_net import RelDepthNet
+from reldepth_jax.train.optim import Trained, everything
 
 
 class TrainState(NamedTuple):
@@ -18,6 +19,7 @@ class TrainState(NamedTuple):
     stats: nnx.State
     """Running statistics of BatchNorm."""
     opt_state: Any
+    """Of the trained parameters only."""
     skipped: Int[Array, ""]
     """Steps so far that were not finite and not applied."""
     skipped_in_a_row: Int[Array, ""]
@@ -25,17 +27,35 @@ class TrainState(NamedTuple):
 
 
 def create(
-    params: nnx.State, stats: nnx.State, optimizer: optax.GradientTransformation
+    params: nnx.State,
+    stats: nnx.State,
+    optimizer: optax.GradientTransformation,
+    trained: Trained = everything,
 ) -> TrainState:
-    """Return the state before the first step."""
+    """Return the state before the first step; `trained` tells which parameters are not frozen."""
     zero = jnp.zeros((), jnp.int32)
     # Three buffers: a donated one must not be there twice.
-    return TrainState(zero, params, stats, optimizer.init(params), zero + 0, zero + 0)
+    opt_state = optimizer.init(nnx.split_state(params, trained, ...)[0])
+    return TrainState(zero, params, stats, opt_state, zero + 0, zero + 0)
 
 
-def graph_definition(model: RelDepthNet, *, training: bool) -> nnx.GraphDef[RelDepthNet]:
+def graph_definition(
+    model: RelDepthNet,
+    *,
+    training: bool,
+    frozen_statistics: Literal["none", "encoder", "all"] = "none",
+) -> nnx.GraphDef[RelDepthNet]:
     """Return the static part of the model, to `nnx.merge` with parameters and statistics.
 
-    In training BatchNorm uses and updates from the batch, otherwise its running statistics.
+    In training BatchNorm normalises with the statistics of the batch and updates its running ones,
+    but where `frozen_statistics` are; otherwise it normalises with the running ones.
     """
-    return nnx.split(nnx.view(model, use_running_average=not training))[0]
+    view = nnx.view(model, use_running_average=True)
+    if training and frozen_statistics != "all":
+        view = nnx.view(
+            view,
+            only=lambda path, _: frozen_statistics == "none" or path[:1] != ("encoder",),
+            raise_if_not_found=False,
+            use_running_average=False,
+        )
+    return nnx.split(view)[0]

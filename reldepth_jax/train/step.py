@@ -1,7 +1,7 @@
 """One optimisation step and one forward pass, as pure functions to be compiled once."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.pairs.gather import gather
 from reldepth_jax.pairs.labels import label, with_annotated
+from reldepth_jax.train.optim import Trained, everything
 from reldepth_jax.train.state import TrainState, graph_definition
 
 Metrics = dict[str, Array]
+Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 
 
 def make_train_step(
@@ -26,6 +28,8 @@ def make_train_step(
     *,
     seed: int,
     sigma: float,
+    trained: Trained = everything,
+    frozen_statistics: Literal["none", "encoder", "all"] = "none",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return `step(state, batch) -> (state, metrics)`.
 
@@ -33,32 +37,36 @@ def make_train_step(
     batch. A step whose loss or gradient is not finite changes nothing but the step number and the
     counters of such steps, and says so in `metrics["finite"]`.
 
+    Only the parameters that `trained` selects are differentiated and given to the optimiser, whose
+    state must be of these; `frozen_statistics` as in `graph_definition`.
+
     Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over
-    1 + sigma) whose order is wrong; grad_norm; finite, 1 or 0; skipped and skipped_in_a_row, the
-    counters of the new state.
+    1 + sigma) whose order is wrong; grad_norm, of the trained parameters; finite, 1 or 0; skipped
+    and skipped_in_a_row, the counters of the new state.
     """
-    graph = graph_definition(model, training=True)
+    graph = graph_definition(model, training=True, frozen_statistics=frozen_statistics)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         pairs = with_annotated(sampler(key, batch), batch)
+        learnt, frozen = nnx.split_state(state.params, trained, ...)
 
         def objective(params: nnx.State):
             # A copy: BatchNorm writes its statistics, and the outer ones must not be traced.
-            network = nnx.merge(graph, params, state.stats, copy=True)
+            network = nnx.merge(graph, params, frozen, state.stats, copy=True)
             score = network(as_float(batch["image"]))
             return loss(score, batch, pairs), (score, nnx.state(network, nnx.BatchStat))
 
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        (value, (score, stats)), grads = value_and_grad(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        (value, (score, stats)), grads = value_and_grad(learnt)
+        updates, opt_state = optimizer.update(grads, state.opt_state, learnt)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        params = cast(nnx.State, optax.apply_updates(state.params, updates))
+        params = cast(nnx.State, optax.apply_updates(learnt, updates))
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, stats, opt_state),
-            (state.params, state.stats, state.opt_state),
+            (learnt, state.stats, state.opt_state),
         )
         bad = 1 - finite.astype(jnp.int32)
         skipped = state.skipped + bad
@@ -72,6 +80,7 @@ def make_train_step(
             "skipped_in_a_row": in_a_row,
         }
         params, stats, opt_state = kept
+        params = nnx.merge_state(params, frozen)
         return TrainState(state.step + 1, params, stats, opt_state, skipped, in_a_row), metrics
 
     return train_step
@@ -79,21 +88,19 @@ def make_train_step(
 
 def make_forward(
     model: RelDepthNet,
-) -> Callable[[nnx.State, nnx.State, UInt8[Array, "b h w 3"]], Float[Array, "b h w"]]:
+) -> Callable[[nnx.State, nnx.State, Images], Float[Array, "b h w"]]:
     """Return `forward(params, stats, images) -> score`, with BatchNorm's running statistics."""
     graph = graph_definition(model, training=False)
 
-    def forward(
-        params: nnx.State, stats: nnx.State, images: UInt8[Array, "b h w 3"]
-    ) -> Float[Array, "b h w"]:
+    def forward(params: nnx.State, stats: nnx.State, images: Images) -> Float[Array, "b h w"]:
         return nnx.merge(graph, params, stats)(as_float(images))
 
     return forward
 
 
-def as_float(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """Return float32 images in [0, 1]: they travel to the device as bytes."""
-    return images.astype(jnp.float32) / 255
+def as_float(images: Images) -> Float[Array, "b h w 3"]:
+    """Return images in [0, 1]: bytes, as most travel to the device, as float32, others as is."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def sampled_whdr(

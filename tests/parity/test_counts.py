@@ -1,4 +1,4 @@
-"""Exact numbers of parameters: He et al. 2016 without classifier; Xian et al. 2018, Figure 4.
+"""Exact numbers of parameters: encoders without classifier; Xian et al. 2018, Figure 4.
 
 Reading A has transitional convolutions before the residual units of the encoder's taps, reading B
 before every residual unit.
@@ -14,6 +14,7 @@ from flax import nnx
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.models.reldepth_net import build
 from reldepth_jax.registry import ENCODERS
+from tests.references.torch_efficientnet_lite import TorchEfficientNetLite
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 
 # encoder alone, reading A, reading B
@@ -23,7 +24,32 @@ COUNTS = {
     "resnet50": (23_508_032, 40_913_729, 42_683_969),
     "resnet101": (42_500_160, 59_905_857, 61_676_097),
     "resnet152": (58_143_808, 75_549_505, 77_319_745),
+    "resnext101_32x8d": (86_742_336, 104_148_033, 105_918_273),
 }
+# channels and repeats of the seven stages
+LITE = {
+    "efficientnet_lite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    "efficientnet_lite1": ((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
+    "efficientnet_lite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
+    "efficientnet_lite3": ((24, 32, 48, 96, 136, 232, 384), (1, 3, 3, 5, 5, 6, 1)),
+    "efficientnet_lite4": ((24, 32, 56, 112, 160, 272, 448), (1, 4, 4, 6, 6, 8, 1)),
+}
+LITE_KERNELS = (3, 3, 5, 3, 5, 5, 3)
+
+
+def lite_count(channels: tuple[int, ...], repeats: tuple[int, ...]) -> int:
+    """Sum over a stem of 32, one block without and all others with sixfold expansion."""
+    total = 27 * 32 + 2 * 32
+    previous = 32
+    stages = zip(channels, repeats, LITE_KERNELS, strict=True)
+    for stage, (width, depth, kernel) in enumerate(stages):
+        for _ in range(depth):
+            inner = previous if stage == 0 else 6 * previous
+            expansion = 0 if stage == 0 else previous * inner + 2 * inner
+            depthwise = kernel**2 * inner + 2 * inner
+            total += expansion + depthwise + inner * width + 2 * width
+            previous = width
+    return total
 
 
 def count(state: nnx.State) -> int:
@@ -35,17 +61,22 @@ def network_count(**options) -> int:
     return count(nnx.state(network, nnx.Param))
 
 
+ENCODER_COUNTS = {name: counts[0] for name, counts in COUNTS.items()} | {
+    name: lite_count(*table) for name, table in LITE.items()
+}
+
+
 def test_every_encoder_has_a_count():
-    assert set(COUNTS) == set(ENCODERS.entries)
+    assert set(ENCODER_COUNTS) == set(ENCODERS.entries)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", ENCODER_COUNTS)
 def test_encoder_count_is_exact(name: str):
     encoder = nnx.eval_shape(
         lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
     )
-    assert count(nnx.state(encoder, nnx.Param)) == COUNTS[name][0]
-    assert ENCODERS.extras(name)["num_params"] == COUNTS[name][0]
+    assert count(nnx.state(encoder, nnx.Param)) == ENCODER_COUNTS[name]
+    assert ENCODERS.extras(name)["num_params"] == ENCODER_COUNTS[name]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -55,6 +86,10 @@ def test_network_count_is_exact(name: str):
     assert network_count(encoder=encoder, transition="every_block") == COUNTS[name][2]
 
 
+def test_lite3_has_the_count_of_the_encoder_of_midas_small():
+    assert ENCODER_COUNTS["efficientnet_lite3"] == 6_422_016
+
+
 def test_default_network_is_that_of_the_paper():
     assert network_count() == 40_913_729
 
@@ -62,6 +97,13 @@ def test_default_network_is_that_of_the_paper():
 def test_batch_norm_adds_scale_and_shift_to_seven_units_and_the_head():
     added = 7 * 2 * 256 + 2 * 128
     assert network_count(decoder_norm="batch") == 40_913_729 + added
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_torch_encoder_has_the_same_count(name: str):
+    with torch.device("meta"):
+        encoder = TorchEfficientNetLite(name)
+    assert sum(p.numel() for p in encoder.parameters()) == ENCODER_COUNTS[name]
 
 
 @pytest.mark.parametrize("name", COUNTS)

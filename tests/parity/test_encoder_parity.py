@@ -1,4 +1,4 @@
-"""Encoders against torch ResNets with random weights: ours in float32, torch in float64.
+"""Encoders against torch ones with random weights: ours in float32, torch in float64.
 
 Images 64x96.
 """
@@ -15,6 +15,7 @@ from torch import nn
 
 from reldepth_jax.models.layers import max_pool_3x3
 from reldepth_jax.registry import ENCODERS
+from tests.references.torch_efficientnet_lite import SCALES, TorchEfficientNetLite
 from tests.references.torch_resnet import RESNETS, TorchResNet
 from tests.references.transfer import as_torch, load, randomise
 
@@ -37,8 +38,8 @@ def images(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(2, 64, 96, 3)).astype(np.float32)
 
 
-def make_pair(name: str) -> tuple[TorchResNet, nnx.Module]:
-    module = TorchResNet(name)
+def make_pair(name: str) -> tuple[nn.Module, nnx.Module]:
+    module = TorchResNet(name) if name in RESNETS else TorchEfficientNetLite(name)
     randomise(module, seed=0)
     model = nnx.eval_shape(
         lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
@@ -60,7 +61,7 @@ def named(taps: list) -> dict[str, np.ndarray]:
 
 
 def torch_gradients(
-    module: TorchResNet, seed: int
+    module: nn.Module, seed: int
 ) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, np.ndarray]]:
     """Return taps, random directions that make one number of them, and that number's gradients."""
     x = to_torch(images(seed)).requires_grad_()
@@ -104,10 +105,19 @@ def our_gradients(model: nnx.Module, *, training: bool) -> Callable[..., tuple]:
 
 
 def test_there_is_a_reference_for_every_encoder():
-    assert set(RESNETS) == set(ENCODERS.entries)
+    assert set(RESNETS) | set(SCALES) == set(ENCODERS.entries)
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet34",
+        "resnet101",
+        "resnet152",
+        "resnext101_32x8d",
+        "efficientnet_lite3",
+    ],
+)
 def test_features_agree(name: str, parity: Callable[..., None]):
     module, model = make_pair(name)
     module.eval()
@@ -118,7 +128,7 @@ def test_features_agree(name: str, parity: Callable[..., None]):
     parity(f"{name}: features", named(taps), named(expected), FORWARD)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
 def test_features_and_gradients_agree(
     name: str, parity: Callable[..., None], gradient_parity: Callable[..., None]
 ):
@@ -137,7 +147,7 @@ def test_features_and_gradients_agree(
     gradient_parity(f"{name}: gradients", attempts(), GRADIENT)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
 def test_training_mode_agrees(name: str, parity: Callable[..., None]):
     """Features with batch statistics, and the running statistics afterwards."""
     module, model = make_pair(name)
@@ -159,7 +169,10 @@ def test_training_mode_agrees(name: str, parity: Callable[..., None]):
 
 
 def test_gradients_in_training_mode_agree(gradient_parity: Callable[..., None]):
-    """The shallowest only: with ResNet-50 most inputs put some value within rounding of a ReLU."""
+    """The shallowest only: with ResNet-50 most inputs put some value within rounding of a ReLU.
+
+    In EfficientNet-Lite many gradients are zero: biases whose sum goes into another BatchNorm only.
+    """
     module, model = make_pair("resnet18")
     module.train()
     ours = our_gradients(model, training=True)
@@ -193,17 +206,21 @@ def biased_statistics(
 ) -> dict[str, np.ndarray]:
     """Return torch's running statistics after one batch, as if kept with the biased variance.
 
-    torch adds a tenth of the unbiased variance of the batch's n values, Flax of the biased one,
-    (n - 1) / n of it.
+    torch adds the momentum's share of the unbiased variance of the batch's n values, Flax of the
+    biased one, (n - 1) / n of it.
     """
     statistics = {}
     for key, value in module.named_buffers():
         if key.endswith("running_mean"):
             statistics[key] = value.numpy().copy()
         elif key.endswith("running_var"):
-            n = counts[key.removesuffix(".running_var")]
-            added = value.numpy() - 0.9 * before[key]
-            statistics[key] = 0.9 * before[key] + added * (n - 1) / n
+            name = key.removesuffix(".running_var")
+            n = counts[name]
+            norm = module.get_submodule(name)
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert norm.momentum is not None
+            kept = (1 - norm.momentum) * before[key]
+            statistics[key] = kept + (value.numpy() - kept) * (n - 1) / n
     return statistics
 
 

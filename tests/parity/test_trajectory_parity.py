@@ -5,6 +5,7 @@ driven by the gradient of the NumPy loss, in float64. Images 64x96, a narrow dec
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +16,11 @@ import pytest
 import torch
 from flax import nnx
 
-from reldepth_jax.config import Choice, ModelConfig, OptimConfig
+from reldepth_jax.config import Choice, LayerGroup, ModelConfig, OptimConfig
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.models.reldepth_net import build
-from reldepth_jax.train.optim import make_optimizer
+from reldepth_jax.train.optim import make_optimizer, trained
 from reldepth_jax.train.state import create
 from reldepth_jax.train.step import make_train_step
 from tests.references.numpy_losses import ranking_of_maps
@@ -46,6 +47,12 @@ OPTIM = OptimConfig(
     weight_decay=0.05,
     schedule="cosine",
     final_lr_scale=0.1,
+)
+FINETUNING = dataclasses.replace(
+    OPTIM,
+    encoder_lr_scale=0.0,
+    groups=(LayerGroup(prefix="decoder.fusion.1", lr_scale=0.5),),
+    frozen_statistics="encoder",
 )
 
 
@@ -79,11 +86,16 @@ def learning_rate(step: int) -> float:
     return OPTIM.learning_rate * (OPTIM.final_lr_scale + (1 - OPTIM.final_lr_scale) * share)
 
 
-def train_torch(module: TorchRelDepthNet, batches: list) -> list[float]:
-    groups: dict[tuple[bool, bool], list] = {}
+def train_torch(module: TorchRelDepthNet, batches: list, frozen_encoder: bool) -> list[float]:
+    rates = {"": 1.0, "encoder.": OPTIM.encoder_lr_scale}
+    if frozen_encoder:
+        rates = {"": 1.0, "decoder.fusion.1.": 0.5}
+        module.encoder.requires_grad_(False)
+    groups: dict[tuple[float, bool], list] = {}
     for name, parameter in module.named_parameters():
-        key = (name.startswith("encoder."), parameter.ndim == 4)
-        groups.setdefault(key, []).append(parameter)
+        if parameter.requires_grad:
+            scale = rates[max(filter(name.startswith, rates), key=len)]
+            groups.setdefault((scale, parameter.ndim == 4), []).append(parameter)
     assert len(groups) == 4
     optimizer = torch.optim.SGD(
         [
@@ -94,11 +106,13 @@ def train_torch(module: TorchRelDepthNet, batches: list) -> list[float]:
         momentum=OPTIM.momentum,
     )
     module.train()
+    if frozen_encoder:
+        module.encoder.eval()
     losses = []
     for step, batch in enumerate(batches):
         first, second = batch["sampled"]
-        for group, (encoder, _) in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] = learning_rate(step) * (OPTIM.encoder_lr_scale if encoder else 1.0)
+        for group, (scale, _) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] = learning_rate(step) * scale
         image = (batch["image"] / 255).transpose(0, 3, 1, 2)
         score = module(torch.tensor(image))
         value, gradient = ranking_of_maps(
@@ -118,9 +132,16 @@ def train_torch(module: TorchRelDepthNet, batches: list) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("options", [{}, {"decoder_norm": "batch"}], ids=["plain", "batch norm"])
+@pytest.mark.parametrize(
+    ("options", "optim"),
+    [({}, OPTIM), ({"decoder_norm": "batch"}, OPTIM), ({"decoder_norm": "batch"}, FINETUNING)],
+    ids=["plain", "batch norm", "frozen encoder"],
+)
 def test_five_training_steps_agree(
-    options: dict[str, Any], parity: Callable[..., None], gradient_parity: Callable[..., None]
+    options: dict[str, Any],
+    optim: OptimConfig,
+    parity: Callable[..., None],
+    gradient_parity: Callable[..., None],
 ):
     start_module = TorchRelDepthNet(Options(encoder="resnet18", decoder_width=16, **options))
     randomise(start_module, seed=0)
@@ -140,33 +161,42 @@ def test_five_training_steps_agree(
         return Pairs(first, second, first >= 0)
 
     loss = RankingLoss(sigma=SIGMA, drop_easiest=DROP)
-    optimizer = make_optimizer(OPTIM, PLANNED)
-    train_step = jax.jit(make_train_step(model, loss, given_pairs, optimizer, seed=0, sigma=SIGMA))
+    optimizer = make_optimizer(optim, PLANNED)
+    train_step = jax.jit(
+        make_train_step(
+            model, loss, given_pairs, optimizer, seed=0, sigma=SIGMA, trained=trained(optim),
+            frozen_statistics=optim.frozen_statistics,
+        )
+    )  # fmt: skip
+    frozen = {name for name in start if optim is FINETUNING and name.startswith("encoder.")}
     case = ", ".join(["five steps", *(f"{k}={v}" for k, v in options.items())])
+    case += ", frozen encoder" if frozen else ""
 
     def attempts() -> Iterator[tuple[dict, dict]]:
         for seed in SEEDS:
             batches = make_batches(seed)
             module = copy.deepcopy(start_module).double()
-            losses = train_torch(module, batches)
+            losses = train_torch(module, batches, bool(frozen))
             end = {name: value.numpy() for name, value in module.state_dict().items()}
             _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-            state = create(params, stats, optimizer)
+            state = create(params, stats, optimizer, trained(optim))
             our_losses = []
             for batch in batches:
                 state, metrics = train_step(state, batch)
                 our_losses.append(metrics["loss"])
             assert int(state.step) == STEPS
             ours, statistics = as_torch(state.params), as_torch(state.stats)
-            for name in idle:
+            for name in frozen & (ours | statistics).keys():
+                np.testing.assert_array_equal((ours | statistics)[name], start[name], name)
+            for name in idle - frozen:
                 assert np.abs(ours[name] - start[name]).max() < IDLE, name
             if seed == SEEDS[0]:
                 got, expected = {"losses": np.array(our_losses)}, {"losses": np.array(losses)}
                 parity(f"{case}: losses", got, expected, LOSS)
-                means = [name for name in statistics if name.endswith("running_mean")]
+                means = {name for name in statistics if name.endswith("running_mean")} - frozen
                 got = {name: statistics[name] for name in means}
                 parity(f"{case}: running means", got, {name: end[name] for name in means}, MEANS)
-            expected = {name: end[name] - start[name] for name in ours if name not in idle}
+            expected = {name: end[name] - start[name] for name in ours if name not in idle | frozen}
             movement = {
                 name: beyond_storage(ours[name] - start[name], expected[name], start[name])
                 for name in expected

@@ -1,7 +1,8 @@
 """ResNets in torch, in torchvision's layout and attribute names, as an oracle for the encoders.
 
 Written from He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1, with the
-stride of a bottleneck on its 3x3 convolution ("v1.5"). Axes: b c h w.
+stride of a bottleneck on its 3x3 convolution ("v1.5"), and Xie et al., "Aggregated Residual
+Transformations for Deep Neural Networks", CVPR 2017, for the groups. Axes: b c h w.
 """
 
 import torch
@@ -37,15 +38,19 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(nn.Module):
     expansion = 4
+    groups = 1
+    # Channels of the 3x3 convolution per `width`.
+    inner = 1
 
     def __init__(self, channels_in: int, width: int, stride: int):
         super().__init__()
         channels_out = 4 * width
-        self.conv1 = nn.Conv2d(channels_in, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, channels_out, 1, bias=False)
+        inner, groups = self.inner * width, self.groups
+        self.conv1 = nn.Conv2d(channels_in, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, channels_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.downsample = _downsample(channels_in, channels_out, stride)
 
@@ -57,21 +62,40 @@ class Bottleneck(nn.Module):
         return torch.relu(skip + branch)
 
 
+class Bottleneck32x8d(Bottleneck):
+    """32 groups, in the first stage of 8 channels each: 256 where `width` is 64."""
+
+    groups = 32
+    inner = 4
+
+
 RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "resnext101_32x8d": (Bottleneck32x8d, (3, 4, 23, 3)),
 }
 
 
-class TorchResNet(nn.Module):
-    """Images (b, 3, h, w), already normalised -> the ends of layer1 … layer4."""
+def imagenet_normalised(images: torch.Tensor) -> torch.Tensor:
+    """RGB in [0, 1], (b, 3, h, w) -> minus ImageNet's mean, by its deviation."""
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=images.dtype).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], dtype=images.dtype).view(1, 3, 1, 1)
+    return (images - mean) / std
 
-    def __init__(self, name: str):
+
+class TorchResNet(nn.Module):
+    """Images (b, 3, h, w), already normalised -> the ends of layer1 … layer4.
+
+    `depths`: blocks per stage, instead of the published ones.
+    """
+
+    def __init__(self, name: str, depths: tuple[int, int, int, int] | None = None):
         super().__init__()
-        block, depths = RESNETS[name]
+        block, published = RESNETS[name]
+        depths = depths or published
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)

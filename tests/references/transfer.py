@@ -3,6 +3,8 @@
 Strict both ways: every leaf of the model is filled, every entry of the state dict is used.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -60,7 +62,9 @@ def randomise(module: nn.Module, seed: int) -> None:
     """Draw weights and running statistics that leave no term of the network without effect.
 
     He's deviation keeps activations of order one. The last BatchNorm of a residual branch is
-    scaled down, so that 50 blocks in a row do not multiply them to infinity.
+    scaled down, so that 50 blocks in a row do not multiply them to infinity; of a block without
+    skip (`has_skip` false) it is not, or the image would lose its influence. A module that names
+    its `last_convolution` has that one rescaled, see `_rescale_output`.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -85,5 +89,21 @@ def randomise(module: nn.Module, seed: int) -> None:
                 uniform(part.running_var, 0.5, 2.0)
         for part in module.modules():
             last = getattr(part, "bn3", getattr(part, "bn2", None))
-            if last is not None:
+            if last is not None and getattr(part, "has_skip", True):
                 last.weight.mul_(0.3)
+        if hasattr(module, "last_convolution"):
+            _rescale_output(module, generator)
+
+
+def _rescale_output(module: nn.Module, generator: torch.Generator) -> None:
+    """Give the output before a final ReLU mean 1 and deviation 1/2: most of it is positive."""
+    outputs: list[torch.Tensor] = []
+    last: Any = module.last_convolution
+    hook = last.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    training = module.training
+    module.eval()(torch.rand((1, 3, 64, 96), generator=generator, dtype=last.weight.dtype))
+    module.train(training)
+    hook.remove()
+    factor = 0.5 / outputs[0].std()
+    last.weight.mul_(factor)
+    last.bias.copy_(1 + factor * (last.bias - outputs[0].mean()))

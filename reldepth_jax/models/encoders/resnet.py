@@ -1,6 +1,7 @@
-"""ResNet-18/34/50/101/152 in torchvision's layout and names, without pooling and classifier.
+"""ResNets and ResNeXt-101 in torchvision's layout and names, without pooling and classifier.
 
-Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the stride of a
+Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al.,
+"Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017. The stride of a
 bottleneck stands on its 3x3 convolution as in torchvision ("v1.5"), not on the first 1x1 as in the
 Caffe release that the paper's MatConvNet model descends from: the public weights are torchvision's.
 """
@@ -59,16 +60,22 @@ class Bottleneck(nnx.Module):
     """1x1, 3x3 (with the stride), 1x1 to four times the width, and the skip."""
 
     expansion = 4
+    groups = 1
+    inner = 1
+    """Channels of the 3x3 convolution, as a multiple of the width."""
 
     def __init__(
         self, channels_in: int, width: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
         channels_out = width * self.expansion
-        self.conv1 = conv(channels_in, width, 1, dtype=dtype, rngs=rngs)
-        self.bn1 = BatchNorm(width, rngs=rngs)
-        self.conv2 = conv(width, width, 3, stride=stride, dtype=dtype, rngs=rngs)
-        self.bn2 = BatchNorm(width, rngs=rngs)
-        self.conv3 = conv(width, channels_out, 1, dtype=dtype, rngs=rngs)
+        inner = width * self.inner
+        self.conv1 = conv(channels_in, inner, 1, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(inner, rngs=rngs)
+        self.conv2 = conv(
+            inner, inner, 3, stride=stride, groups=self.groups, dtype=dtype, rngs=rngs
+        )
+        self.bn2 = BatchNorm(inner, rngs=rngs)
+        self.conv3 = conv(inner, channels_out, 1, dtype=dtype, rngs=rngs)
         self.bn3 = BatchNorm(channels_out, rngs=rngs)
         self.downsample = _projection(channels_in, channels_out, stride, dtype, rngs)
 
@@ -78,6 +85,13 @@ class Bottleneck(nnx.Module):
         y = jax.nn.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         return jax.nn.relu(y + _skip(x, self.downsample))
+
+
+class Bottleneck32x8d(Bottleneck):
+    """ResNeXt's, in 32 groups of 8 channels at width 64."""
+
+    groups = 32
+    inner = 4
 
 
 class ResNet(nnx.Module):
@@ -144,3 +158,9 @@ def resnet101(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
 def resnet152(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Bottlenecks 3, 8, 36, 3."""
     return ResNet(Bottleneck, (3, 8, 36, 3), dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("resnext101_32x8d", num_params=86_742_336)
+def resnext101_32x8d(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
+    """Bottlenecks 3, 4, 23, 3 in groups: the encoder of MiDaS v2 and v2.1."""
+    return ResNet(Bottleneck32x8d, (3, 4, 23, 3), dtype=dtype, rngs=rngs)

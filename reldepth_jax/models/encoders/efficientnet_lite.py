@@ -1,0 +1,192 @@
+"""EfficientNet-Lite0 … 4 in the layout and names of timm's `tf_efficientnet_lite*`.
+
+Source: Tan and Le, "EfficientNet", ICML 2019, Table 1 and Equation 3, as changed for the Lite
+variants: no squeeze-and-excitation, ReLU6, and neither the stem nor the depths of the first and
+last stage scaled. Without last convolution, pooling and classifier. As in TensorFlow: SAME padding,
+epsilon 1e-3, momentum 0.99.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from reldepth_jax.models.layers import BatchNorm, conv
+from reldepth_jax.registry import ENCODERS
+
+_STEM = 32
+# channels, repeats, kernel, stride, expansion
+_STAGES = (
+    (16, 1, 3, 1, 1),
+    (24, 2, 3, 2, 6),
+    (40, 2, 5, 2, 6),
+    (80, 3, 3, 2, 6),
+    (112, 3, 5, 1, 6),
+    (192, 4, 5, 2, 6),
+    (320, 1, 3, 1, 6),
+)
+_TAPS = (1, 2, 4, 6)
+
+
+def _conv(
+    channels_in: int, channels_out: int, size: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
+    return conv(
+        channels_in, channels_out, size, stride=stride, padding="same", dtype=dtype, rngs=rngs
+    )
+
+
+def _depthwise(channels: int, size: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
+    return conv(
+        channels,
+        channels,
+        size,
+        stride=stride,
+        groups=channels,
+        padding="same",
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+    return BatchNorm(channels, epsilon=1e-3, momentum=0.99, rngs=rngs)
+
+
+class DepthwiseSeparable(nnx.Module):
+    """A depthwise convolution (with the stride) and a linear 1x1."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        size: int,
+        stride: int,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.conv_dw = _depthwise(channels_in, size, stride, dtype, rngs)
+        self.bn1 = _norm(channels_in, rngs)
+        self.conv_pw = _conv(channels_in, channels_out, 1, 1, dtype, rngs)
+        self.bn2 = _norm(channels_out, rngs)
+        self.has_skip = stride == 1 and channels_in == channels_out
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+        """Apply the block."""
+        y = jax.nn.relu6(self.bn1(self.conv_dw(x)))
+        y = self.bn2(self.conv_pw(y))
+        return x + y if self.has_skip else y
+
+
+class InvertedResidual(nnx.Module):
+    """1x1 to more channels, a depthwise convolution (with the stride), a linear 1x1."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        size: int,
+        stride: int,
+        expansion: int,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        inner = expansion * channels_in
+        self.conv_pw = _conv(channels_in, inner, 1, 1, dtype, rngs)
+        self.bn1 = _norm(inner, rngs)
+        self.conv_dw = _depthwise(inner, size, stride, dtype, rngs)
+        self.bn2 = _norm(inner, rngs)
+        self.conv_pwl = _conv(inner, channels_out, 1, 1, dtype, rngs)
+        self.bn3 = _norm(channels_out, rngs)
+        self.has_skip = stride == 1 and channels_in == channels_out
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+        """Apply the block."""
+        y = jax.nn.relu6(self.bn1(self.conv_pw(x)))
+        y = jax.nn.relu6(self.bn2(self.conv_dw(y)))
+        y = self.bn3(self.conv_pwl(y))
+        return x + y if self.has_skip else y
+
+
+class EfficientNetLite(nnx.Module):
+    """Stem and seven stages; the taps are the ends of stages 1, 2, 4 and 6, counted from 0.
+
+    `width` and `depth` multiply channels and repeats: the former to the nearest multiple of 8 that
+    is not below nine tenths, the latter rounded up.
+    """
+
+    def __init__(self, width: float, depth: float, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv_stem = _conv(3, _STEM, 3, 2, dtype, rngs)
+        self.bn1 = _norm(_STEM, rngs)
+        channels, stages, ends = _STEM, [], []
+        for stage, (base, repeats, size, stride, expansion) in enumerate(_STAGES):
+            channels_out = _rounded(base * width)
+            if 0 < stage < len(_STAGES) - 1:
+                repeats = math.ceil(repeats * depth)
+            blocks = []
+            for index in range(repeats):
+                step = stride if index == 0 else 1
+                if expansion == 1:
+                    block = DepthwiseSeparable(
+                        channels, channels_out, size, step, dtype=dtype, rngs=rngs
+                    )
+                else:
+                    block = InvertedResidual(
+                        channels, channels_out, size, step, expansion, dtype=dtype, rngs=rngs
+                    )
+                blocks.append(block)
+                channels = channels_out
+            stages.append(nnx.List(blocks))
+            ends.append(channels)
+        self.blocks = nnx.List(stages)
+        self.channels = tuple(ends[stage] for stage in _TAPS)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
+        """Return the taps at strides 4, 8, 16 and 32; `images` as the weights expect them."""
+        x = jax.nn.relu6(self.bn1(self.conv_stem(images)))
+        taps = []
+        for stage, blocks in enumerate(self.blocks):
+            for block in blocks:
+                x = block(x)
+            if stage in _TAPS:
+                taps.append(x)
+        return taps
+
+
+def _rounded(channels: float) -> int:
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+@ENCODERS.register("efficientnet_lite0", num_params=2_958_848)
+def efficientnet_lite0(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
+    """Width 1.0, depth 1.0: for images of about 224x224."""
+    return EfficientNetLite(1.0, 1.0, dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("efficientnet_lite1", num_params=3_723_520)
+def efficientnet_lite1(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
+    """Width 1.0, depth 1.1: for images of about 240x240."""
+    return EfficientNetLite(1.0, 1.1, dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("efficientnet_lite2", num_params=4_357_952)
+def efficientnet_lite2(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
+    """Width 1.1, depth 1.2: for images of about 260x260."""
+    return EfficientNetLite(1.1, 1.2, dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("efficientnet_lite3", num_params=6_422_016)
+def efficientnet_lite3(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
+    """Width 1.2, depth 1.4: for images of about 280x280; the encoder of MiDaS small."""
+    return EfficientNetLite(1.2, 1.4, dtype=dtype, rngs=rngs)
+
+
+@ENCODERS.register("efficientnet_lite4", num_params=11_149_568)
+def efficientnet_lite4(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
+    """Width 1.4, depth 1.8: for images of about 300x300."""
+    return EfficientNetLite(1.4, 1.8, dtype=dtype, rngs=rngs)

@@ -1,0 +1,1 @@
+"""Files of weights: read safely, matched strictly, written with what they are."""

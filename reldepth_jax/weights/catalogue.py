@@ -1,0 +1,74 @@
+"""What a user wants to know of each network before taking it."""
+
+import dataclasses
+import math
+from typing import Any
+
+from reldepth_jax.models.cost import multiply_adds
+from reldepth_jax.presets import Preset
+from reldepth_jax.weights.arrays import abstract, shapes
+
+NOTE = (
+    "Parameters: as in the published file, with those that take no part in the output (in\n"
+    "brackets in --json). GMAC: 10^9 multiply-adds of an image of 384x384. Input: RGB in [0, 1]\n"
+    "for all; what is done to it, and the size at which photographs are shown to the network."
+)
+_INPUTS = {
+    "imagenet": "ImageNet mean and deviation",
+    "none": "as it is",
+    "tf": "(255 x - 127) / 128",
+}
+_FITS = {
+    "short_side": "shorter side {}",
+    "long_side_floor": "longer side {}",
+    "long_side_ceil": "longer side {}, rounded up",
+    "square": "{0}x{0}",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One network."""
+
+    name: str
+    part: str
+    parameters: int
+    """Of the published file, dead ones included."""
+    dead_parameters: int
+    """Of them, those that take no part in the output."""
+    multiply_adds: int
+    """For one image of 384x384."""
+    input: str
+    output: str
+    licence: str
+    source: str
+    paper: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self)
+
+
+def describe(preset: Preset) -> Entry:
+    """Return the facts of a network, its counts taken from the network itself."""
+    live = sum(
+        math.prod(shape)
+        for key, shape in shapes(preset.model, preset.part).items()
+        if ".running_" not in key
+    )
+    dead = sum(math.prod(shape) for shape in preset.dead.values())
+    fit = _FITS[preset.preprocessing.fit].format(preset.preprocessing.size)
+    network = preset.part == "network"
+    meaning = "depth-like" if preset.model.output == "depth" else "inverse depth"
+    return Entry(
+        name=preset.name,
+        part=preset.part,
+        parameters=live + dead,
+        dead_parameters=dead,
+        multiply_adds=multiply_adds(abstract(preset.model, preset.part), 384, 384),
+        input=_INPUTS[preset.model.normalisation] + (f"; {fit}" if network else ""),
+        output=meaning if network else "features",
+        licence=preset.licence,
+        source=preset.source,
+        paper=preset.paper,
+    )

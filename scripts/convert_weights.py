@@ -1,0 +1,81 @@
+r"""Convert weights: published files to ours, ours and runs to files, and back for PyTorch code.
+
+python scripts/convert_weights.py model-f6b98070.pt midas.safetensors --arch midas_v21
+python scripts/convert_weights.py resnet50-0676ba61.pth resnet50.safetensors
+python scripts/convert_weights.py pretrained:efficientnet_lite0 lite0.safetensors
+python scripts/convert_weights.py runs/ranking ranking.safetensors --checkpoint best
+python scripts/convert_weights.py midas.safetensors for_midas_code.safetensors --to torch
+
+IN is a .pt, .pth, .pth.tar or .safetensors file, a run directory, or pretrained:NAME (extra
+`pretrained`). Reading torch files needs the extra `torch`; their content is never executed. The
+output says what it is: architecture, preprocessing, sign of the output, where it came from.
+`scripts/list_models.py` lists the architectures and where users get their weights.
+"""
+
+import argparse
+import pathlib
+
+from reldepth_jax import cli, config
+from reldepth_jax.registry import ENCODERS, PRESETS, did_you_mean
+
+
+def main() -> int:
+    """Read the command line, convert, say what was written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", metavar="IN", help="file, run directory or pretrained:NAME")
+    parser.add_argument("output", metavar="OUT.safetensors", type=pathlib.Path)
+    parser.add_argument("--arch", metavar="NAME", help="what IN holds; default: by its keys")
+    parser.add_argument(
+        "--to",
+        choices=["reldepth", "torch"],
+        default="reldepth",
+        help="torch: keys that the original's PyTorch code loads; default: reldepth",
+    )
+    parser.add_argument(
+        "--checkpoint", type=cli.checkpoint, metavar="STEP", help="of a run; default: the newest"
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    options, _ = cli.parse(parser)
+    known = [*PRESETS.entries, *ENCODERS.entries]
+    if options.arch is not None and options.arch not in known:
+        hint = did_you_mean(options.arch, known)
+        raise config.ConfigError(
+            f"--arch: unknown network {options.arch!r}.{hint} Available: {', '.join(known)}"
+        )
+    if options.output.suffix != ".safetensors":
+        raise config.ConfigError(f"{options.output}: the output's name must end in .safetensors")
+    if options.output.exists() and not options.force:
+        raise config.ConfigError(f"{options.output} exists; choose another name, or --force")
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    import safetensors.numpy
+
+    from reldepth_jax import api
+    from reldepth_jax.data.io import atomic_write
+    from reldepth_jax.weights import convert, file
+
+    if pathlib.Path(options.input).is_dir():
+        weights = api.from_run(options.input, options.checkpoint).weights()
+    elif file.is_ours(options.input):
+        weights = file.read(options.input)
+    else:
+        weights = convert.from_file(options.input, options.arch)
+    if options.to == "torch":
+        tensors = convert.to_torch(weights)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(options.output) as opened:
+            opened.write(safetensors.numpy.save(tensors))
+    else:
+        file.write(options.output, weights)
+    count = sum(array.size for key, array in weights.arrays.items() if ".running_" not in key)
+    print(f"{weights.architecture} ({weights.part}), {count:,} parameters; {weights.meaning}")
+    if weights.provenance.get("licence"):
+        print(f"licence of the public weights: {weights.provenance['licence']}")
+    print(f"written: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
