@@ -18,11 +18,13 @@ RELATIVE = 1e-5
 ABSOLUTE = 1e-7
 
 POWERS = {"mae": 1, "l2": 2}
-METHODS = ("inverse_minmax", "minmax", "inverse_median_mad")
+SCALED = ("inverse_minmax", "minmax", "inverse_median_mad", "median_mad")
+METHODS = (*SCALED, "none")
 SHAPE = (3, 5, 7)
 
 every_loss = pytest.mark.parametrize("name", POWERS)
 every_method = pytest.mark.parametrize("method", METHODS)
+every_scaling = pytest.mark.parametrize("method", SCALED)
 
 
 def no_pairs() -> Pairs:
@@ -82,7 +84,7 @@ def test_images_are_normalised_apart_and_averaged_by_pixel(name: str, method: st
 
 
 @every_loss
-@every_method
+@every_scaling
 def test_scale_of_depth_changes_nothing(name: str, method: str):
     score, depth, mask = random_maps(4)
     expected = evaluate(name, method, score, depth, mask)[0]
@@ -142,7 +144,7 @@ def test_nothing_valid_gives_zero_and_no_gradient(name: str, method: str):
 
 
 @every_loss
-@every_method
+@every_scaling
 @pytest.mark.parametrize("depth", [0.0, 1e-30, 1.0, 1e30, np.inf])
 def test_constant_depth_has_target_zero(name: str, method: str, depth: float):
     score, _, mask = random_maps(8)
@@ -150,6 +152,30 @@ def test_constant_depth_has_target_zero(name: str, method: str, depth: float):
     expected = np.mean(np.abs(score[mask].astype(np.float64)) ** POWERS[name])
     np.testing.assert_allclose(value, expected, rtol=RELATIVE)
     assert jnp.isfinite(gradient).all()
+
+
+@every_loss
+def test_raw_depth_has_its_unit_and_images_of_sky_the_farthest_depth_of_the_batch(name: str):
+    depth = np.full(SHAPE, 2.0, np.float32)
+    depth[0, 0, 0], depth[1], depth[2, 1, 1] = 7.0, np.inf, 1e30
+    expected = np.full(SHAPE, 2.0, np.float32)
+    expected[0, 0, 0], expected[1], expected[2, 1, 1] = 7.0, 1e15, 1e15
+    mask = np.ones(SHAPE, bool)
+    assert evaluate(name, "none", expected, depth, mask)[0] == 0
+    mask[2] = False
+    expected[1] = 7.0
+    assert evaluate(name, "none", expected, depth, mask)[0] == 0
+    mask[0] = False
+    assert evaluate(name, "none", expected * 0, depth, mask)[0] == 0
+
+
+@every_loss
+@every_scaling
+def test_one_pixel_of_depth_zero_leaves_its_image_a_scale(name: str, method: str):
+    depth = np.full(SHAPE, 2.0, np.float32)
+    depth[:, 0, 0] = 0.0
+    zero = evaluate(name, method, np.zeros(SHAPE), depth, np.ones(SHAPE, bool))[0]
+    assert zero > 0.01
 
 
 @every_loss

@@ -3,6 +3,7 @@
 Source: Xian et al., CVPR 2018, Section 4.3 and Table 3. Axes: b h w. Units: none, see
 `ops.normalise`. Sign: larger is farther.
 Deviation: the paper does not say how depth is normalised; the default is what its 8-bit maps hold.
+Invariant to the scale of depth, but for normalisation "none"; to nothing in the score.
 """
 
 import dataclasses
@@ -21,7 +22,11 @@ from reldepth_jax.registry import LOSSES
 class MeanSquaredError:
     """(z - normalised depth)^2, averaged over all valid pixels of the batch."""
 
-    normalisation: Literal["inverse_minmax", "minmax", "inverse_median_mad"] = "inverse_minmax"
+    normalisation: Literal[
+        "inverse_minmax", "minmax", "inverse_median_mad", "median_mad", "none"
+    ] = "inverse_minmax"
+    """What the score is compared with, see `ops.normalise`; "none": depth in its own unit. The
+    score is taken as it is: losses that align it with the depth are in `losses.ssi`."""
 
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs

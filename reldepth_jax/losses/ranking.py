@@ -9,6 +9,8 @@ Deviations: (1) Eq. (2) is a plain sum; here it is divided by the sum of the wei
 value depends neither on n nor on the share of valid pixels (see `average`). (2) "At each iteration"
 is read as: the losses of the whole batch are sorted together. (3) A quarter of the pairs is rounded
 down.
+Invariant to adding a constant to all scores of an image and to the scale of depth. Not to the scale
+of scores, nor to other monotone maps of them: the differences count.
 """
 
 import dataclasses
@@ -66,6 +68,13 @@ def ranking_loss(
         unequal = where & (relation != 0)
         dropped = jnp.floor(drop_easiest * jnp.sum(unequal)).astype(jnp.int32)
         kept &= ~_smallest(losses, unequal, dropped)
+    return mean_of_kept(losses, kept, average)
+
+
+def mean_of_kept(
+    losses: Float[Array, "*b n"], kept: Bool[Array, "*b n"], average: Literal["pairs", "images"]
+) -> Float[Array, ""]:
+    """Return the mean over the kept pairs, or over the images that kept any; 0 if none is kept."""
     axis = -1 if average == "images" else None
     total = jnp.sum(jnp.where(kept, losses, 0.0), axis=axis)
     count = jnp.sum(kept, axis=axis)
@@ -105,7 +114,7 @@ class RankingLoss:
     ) -> Float[Array, ""]:
         """Return the loss of a batch; `Loss` protocol."""
         relation, counted = label(batch, pairs, sigma=self.sigma)
-        score_i, score_j = gather(score, pairs)
+        score_i, score_j = gather(score.astype(jnp.float32), pairs)
         return ranking_loss(
             score_i,
             score_j,

@@ -5,7 +5,12 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Normalisation = Literal["inverse_minmax", "minmax", "inverse_median_mad"]
+from reldepth_jax.ops.alignment import median_mad, unit_range
+
+Normalisation = Literal["inverse_minmax", "minmax", "inverse_median_mad", "median_mad", "none"]
+
+_LARGEST_RAW_DEPTH = 1e15
+"""Its square, summed over a batch, is finite in float32."""
 
 
 def normalise_depth(
@@ -19,33 +24,44 @@ def normalise_depth(
         the farthest valid pixel: up to 8-bit rounding what the maps of ReDWeb hold, which come from
         disparity. "minmax": the same with depth; sky is 1 like the farthest finite pixel.
         "inverse_median_mad": minus inverse depth, shifted by its median and divided by its mean
-        absolute deviation from it (MiDaS, TPAMI, Eq. 5).
+        absolute deviation from it (MiDaS, TPAMI, Eq. 5). "median_mad": the same with depth, sky
+        like the farthest finite pixel. "none": depth as it is, in its own unit; sky like the
+        farthest finite pixel of the image (of the batch, where an image is all sky), nothing above
+        1e15.
 
-    Returns: float32, 0 where `mask` is False; 0 everywhere in a constant or empty image.
+    Returns: float32, 0 where `mask` is False; but for "none", 0 everywhere in a constant or empty
+      image.
     """
-    if method == "minmax":
-        value = jnp.where(mask & jnp.isfinite(depth), depth, -jnp.inf)
-        largest = jnp.max(value, axis=(1, 2), keepdims=True)
-        value = jnp.where(mask, jnp.minimum(depth, largest), 0.0)
-    else:
-        safe = jnp.where(mask, depth, 1.0)
-        value = jnp.where(mask, -1.0 / jnp.maximum(safe, jnp.finfo(jnp.float32).tiny), 0.0)
-    if method == "inverse_median_mad":
-        shift = _masked_median(value, mask)
-        count = jnp.maximum(jnp.sum(mask, axis=(1, 2), keepdims=True), 1)
-        deviation = jnp.where(mask, jnp.abs(value - shift), 0.0)
-        spread = jnp.sum(deviation, axis=(1, 2), keepdims=True) / count
-    else:
-        shift = jnp.min(jnp.where(mask, value, jnp.inf), axis=(1, 2), keepdims=True)
-        top = jnp.max(jnp.where(mask, value, -jnp.inf), axis=(1, 2), keepdims=True)
-        spread = top - shift
-    usable = mask & jnp.isfinite(spread) & (spread > 0)
-    return jnp.where(usable, value - shift, 0.0) / jnp.where(spread > 0, spread, 1.0)
+    match method:
+        case "none":
+            return _without_sky(depth, mask)
+        case "minmax":
+            return unit_range(_without_sky(depth, mask), mask)
+        case "median_mad":
+            return median_mad(_without_sky(depth, mask), mask)
+        case "inverse_minmax":
+            return unit_range(-relative_disparity(depth, mask), mask)
+        case "inverse_median_mad":
+            return median_mad(-relative_disparity(depth, mask), mask)
 
 
-def _masked_median(value: Array, mask: Array) -> Array:
-    """Return the (upper) median over the masked pixels of each image, 0 where there are none."""
-    flat = jnp.where(mask, value, jnp.inf).reshape(value.shape[0], -1)
-    middle = jnp.sum(mask, axis=(1, 2)) // 2
-    median = jnp.take_along_axis(jnp.sort(flat, axis=1), middle[:, None], axis=1)
-    return jnp.where(jnp.isfinite(median), median, 0.0)[..., None]
+def relative_disparity(
+    depth: Float[Array, "b h w"], mask: Bool[Array, "b h w"]
+) -> Float[Array, "b h w"]:
+    """Return inverse depth as a share of that of the image's nearest valid pixel.
+
+    Larger is nearer: 1 at the nearest pixel, 0 for sky and where `mask` is False. float32; depths
+    below 1e-38 count as 1e-38.
+    """
+    safe = jnp.maximum(jnp.where(mask, depth, jnp.inf), jnp.finfo(jnp.float32).tiny)
+    nearest = jnp.min(safe, axis=(1, 2), keepdims=True)
+    return jnp.where(jnp.isfinite(nearest), nearest, 0.0) / safe
+
+
+def _without_sky(depth: Array, mask: Array) -> Array:
+    """Return depth with sky as far as the farthest finite pixel, 0 where masked."""
+    finite = jnp.where(mask & jnp.isfinite(depth), depth, -jnp.inf)
+    largest = jnp.max(finite, axis=(1, 2), keepdims=True)
+    largest = jnp.where(jnp.isfinite(largest), largest, jnp.maximum(jnp.max(finite), 0.0))
+    largest = jnp.minimum(largest, _LARGEST_RAW_DEPTH)
+    return jnp.where(mask, jnp.minimum(jnp.where(mask, depth, 0.0), largest), 0.0)

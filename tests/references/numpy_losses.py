@@ -96,15 +96,15 @@ def ranking_of_maps(
 
 
 def normalised(depths: Sequence[float], method: str) -> list[float]:
-    """Ground truth of one image's valid pixels on its own scale, nearest 0 (or median 0)."""
-    if method == "minmax":
+    """Ground truth of one image's valid pixels on its own scale, nearest 0 (or median 0), or raw."""
+    if method in ("minmax", "median_mad", "none"):
         finite = [d for d in depths if d != math.inf]
         values = [max(finite, default=0.0) if d == math.inf else d for d in depths]
     else:
         values = [-1 / d for d in depths]
-    if not values:
-        return []
-    if method == "inverse_median_mad":
+    if not values or method == "none":
+        return values
+    if method in ("inverse_median_mad", "median_mad"):
         shift = sorted(values)[len(values) // 2]
         spread = sum(abs(v - shift) for v in values) / len(values)
     else:

@@ -1,0 +1,56 @@
+"""Ranking loss of YouTube3D: the hardest three quarters of all pairs of an image.
+
+Source: the code published with Chen et al., "Learning Single-Image Depth from Videos using Quality
+Assessment Networks", CVPR 2019 (`RelativeLoss` with `b_sort=True`), which names the loss of Xian et
+al., CVPR 2018, but differs: equal and unequal pairs are sorted together, per image and not per
+batch, and equal pairs are dropped as well. The sum is divided by the number kept in the batch.
+Axes: b batch, n point pairs. Units: none. Sign: relation +1 means that the first point is farther.
+Deviations from that code: softplus in place of log(1 + exp(x)), which overflows; of equal losses
+the later pair is dropped; the ratio test compares products and needs no 1e-11.
+Invariant to adding a constant to the scores of an image and to the scale of depth.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from reldepth_jax.conventions import Batch, Pairs
+from reldepth_jax.errors import UserError
+from reldepth_jax.losses.ranking import mean_of_kept, pair_loss
+from reldepth_jax.pairs.gather import gather
+from reldepth_jax.pairs.labels import label
+from reldepth_jax.registry import LOSSES
+
+
+@LOSSES.register("youtube3d")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class YouTube3DLoss:
+    """Mean over the largest losses of each image, whatever the relation."""
+
+    sigma: float = 0.02
+    keep: float = 0.75
+    """Share of an image's valid pairs that are kept, rounded down: of a single pair none."""
+
+    def __post_init__(self):
+        if self.sigma < 0:
+            raise UserError(f"loss.sigma must be at least 0, got {self.sigma}")
+        if not 0 < self.keep <= 1:
+            raise UserError(f"loss.keep must be in (0, 1], got {self.keep}")
+
+    def __call__(
+        self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
+    ) -> Float[Array, ""]:
+        """Return the loss of a batch; `Loss` protocol."""
+        relation, counted = label(batch, pairs, sigma=self.sigma)
+        score_i, score_j = gather(score.astype(jnp.float32), pairs)
+        losses = pair_loss(
+            jnp.where(counted, score_i, 0.0), jnp.where(counted, score_j, 0.0), relation
+        )
+        hardest_first = jnp.argsort(
+            jnp.where(counted, -jax.lax.stop_gradient(losses), jnp.inf), axis=1
+        )
+        place = jnp.argsort(hardest_first, axis=1)
+        kept = place < jnp.floor(self.keep * jnp.sum(counted, axis=1, keepdims=True))
+        return mean_of_kept(losses, kept, "pairs")
