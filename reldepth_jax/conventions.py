@@ -41,6 +41,8 @@ class Sample(TypedDict):
     """All False where the data set has annotated pairs only."""
     pairs: NotRequired[Int32[np.ndarray, "n 5"]]
     """Annotated pairs: row and column of the first point, of the second, relation."""
+    instances: NotRequired[Int32[np.ndarray, "h w"]]
+    """Which instance each pixel shows; 0: none. Only of sources that were asked for it."""
     bad: NotRequired[Bool[np.ndarray, ""] | np.bool_]
     """Whether this stands in for a sample that could not be read."""
 
@@ -53,6 +55,8 @@ class Batch(TypedDict):
     mask: Bool[Array, "b h w"]
     pairs: NotRequired[Int32[Array, "b g 5"]]
     """As in `Sample`, padded to one number for all images; relation UNKNOWN means no pair."""
+    instances: NotRequired[Int32[Array, "b h w"]]
+    """As in `Sample`; all 0 for images of a source without instances."""
 
 
 class Pairs(NamedTuple):
@@ -67,7 +71,10 @@ class Pairs(NamedTuple):
 
 @runtime_checkable
 class PairSampler(Protocol):
-    """Chooses point pairs inside the compiled step: fixed `n`, a function of `key` alone."""
+    """Chooses point pairs inside the compiled step: fixed `n`, a function of `key` alone.
+
+    An attribute `needs`, if there is one, names the optional keys of a batch that it reads.
+    """
 
     def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
         """Draw the pairs of one step."""
@@ -93,7 +100,10 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples."""
+    """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples.
+
+    An attribute `instances`, if there is one, says whether samples have instances.
+    """
 
     @property
     def pairs_per_image(self) -> int:

@@ -14,7 +14,9 @@ import os
 
 from reldepth_jax import cli, config
 
-DATA_SETS = ("redweb", "hr_wsi", "diw", "nyu_depth_v2")
+DATA_SETS = ("redweb", "hr_wsi", "diw", "nyu_depth_v2", "vizdoom")
+RENDERED = ("vizdoom",)
+"""Those that have no folder."""
 
 
 def main() -> int:
@@ -37,7 +39,9 @@ def main() -> int:
     )
     parser.add_argument("--verify", action="store_true", help="compare, write nothing")
     options, _ = cli.parse(parser)
-    if options.manual_dir is None and not options.verify:
+    if options.data_set in RENDERED and options.manual_dir is not None:
+        raise config.ConfigError(f"{options.data_set} is rendered; leave --manual-dir")
+    if options.manual_dir is None and not options.verify and options.data_set not in RENDERED:
         raise config.ConfigError("--manual-dir is needed: the extracted folder of the data set")
     if options.verify and (options.parts or options.partial):
         raise config.ConfigError("--verify takes all that is prepared; leave --parts and --partial")
@@ -85,7 +89,7 @@ def main() -> int:
             )  # fmt: skip
         else:
             prepare.prepare(
-                options.data_set, str(options.manual_dir), options.data_dir, workers=workers,
+                options.data_set, options.manual_dir or "", options.data_dir, workers=workers,
                 parts=options.parts.split(",") if options.parts else None,
                 partial=options.partial, progress=progress, say=lines.append,
             )  # fmt: skip

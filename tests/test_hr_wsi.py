@@ -125,3 +125,34 @@ def test_source_survives_pickling_and_reads_the_same_twice(tmp_path):
     assert copy == source
     for name in ("image", "depth", "mask"):
         np.testing.assert_array_equal(copy[1][name], source[1][name])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_instance_masks_are_read_if_asked_for(tmp_path, dtype):
+    fixture.write(tmp_path, train=2, val=1)
+    ids = np.zeros((24, 32), dtype)
+    ids[4:9, 10:20] = np.iinfo(dtype).max
+    folder = tmp_path / "HR-WSI/train/masks"
+    for name in ("0000", "0001"):
+        save(folder / f"{name}.png", ids)
+    sample = create(tmp_path, instances=True, instance_folder="masks")[1]
+    assert sample["instances"].dtype == np.int32
+    np.testing.assert_array_equal(sample["instances"], ids.repeat(2, 0).repeat(2, 1))
+    plain = create(tmp_path)[1]
+    assert plain.keys() == sample.keys() - {"instances"}
+    for name, value in plain.items():
+        np.testing.assert_array_equal(sample[name], value)
+    assert "instances" not in create(tmp_path, "val", instances=True, instance_folder="masks")[0]
+    # The folder by default, in which the fixture has no instance anywhere.
+    assert not create(tmp_path, instances=True)[1]["instances"].any()
+
+
+def test_mistakes_with_instance_masks_are_one_line(tmp_path):
+    fixture.write(tmp_path)
+    with pytest.raises(DataError, match="train/masks is no folder$"):
+        create(tmp_path, instances=True, instance_folder="masks")
+    with pytest.raises(DataError, match="prepared shards have no instance masks; give root"):
+        create("", prepared="shards", instances=True)
+    (tmp_path / "HR-WSI/train/instance_masks/0001.png").unlink()
+    with pytest.raises(DataError, match="1 of 3 images have no .* or instance mask: 0001$"):
+        create(tmp_path, instances=True)

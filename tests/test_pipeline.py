@@ -6,9 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from reldepth_jax.config import Config, DataConfig
+from reldepth_jax.config import Choice, Config, DataConfig, MixedSource
 from reldepth_jax.conventions import Sample
+from reldepth_jax.data.io import UnreadableFile
 from reldepth_jax.data.pipeline import train_batches
+from reldepth_jax.data.selection import Subset
+from reldepth_jax.data.tolerant import Tolerant
 from reldepth_jax.data.transforms import TrainTransform, jitter_colors
 
 
@@ -48,6 +51,32 @@ def test_crops_and_flips_move_image_depth_and_mask_together(size: tuple[int, int
             np.testing.assert_array_equal(out["mask"], (row + column) % 5 > 0)
         flipped += out["depth"][0, 0] > out["depth"][0, -1]
     assert 3 <= flipped <= 17
+
+
+@pytest.mark.parametrize("size", [(32, 64), (40, 90), (100, 70)])
+def test_instances_move_with_the_depth(size: tuple[int, int]):
+    transform = TrainTransform((32, 64), zoom=(1.0, 2.0), instances=True)
+    sample = Ramps(1, *size)[0]
+    # Each pixel an instance of its own, named by its depth.
+    sample["instances"] = sample["depth"].astype(np.int32)
+    mirrored = set()
+    for seed in range(10):
+        out = transform(sample, np.random.default_rng(seed))
+        assert "instances" in out
+        assert out["instances"].dtype == np.int32
+        np.testing.assert_array_equal(out["instances"], out["depth"].astype(int))
+        mirrored.add(bool(out["depth"][0, 0] > out["depth"][0, -1]))
+    assert mirrored == {False, True}
+
+
+def test_instances_are_there_if_asked_for_and_zero_where_a_sample_has_none():
+    sample = Ramps(1, 40, 90)[0]
+    out = TrainTransform((32, 64), instances=True)(sample, np.random.default_rng(0))
+    assert "instances" in out
+    assert out["instances"].shape == (32, 64)
+    assert not out["instances"].any()
+    sample["instances"] = np.ones((40, 90), np.int32)
+    assert "instances" not in TrainTransform((32, 64))(sample, np.random.default_rng(0))
 
 
 def test_resizing_keeps_the_aspect_ratio_and_covers_the_crop():
@@ -111,3 +140,32 @@ def test_every_epoch_shows_every_sample_once():
     indices = [int(b["image"][0, 0, 0, 2]) for b in batches(config, 0, 74)]
     assert sorted(indices[:37]) == sorted(indices[37:]) == list(range(37))
     assert indices[:37] != indices[37:]
+
+
+class Numbered(Ramps):
+    """Ramps of which every pixel is of instance 5; the first image cannot be read."""
+
+    instances = True
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 0:
+            raise UnreadableFile("0.png", "is damaged")
+        sample = super().__getitem__(index)
+        sample["instances"] = np.full(sample["depth"].shape, 5, np.int32)
+        return sample
+
+
+def test_instances_of_one_source_are_beside_the_zeros_of_others_and_of_bad_samples(tmp_path):
+    config = make_config(mix=(MixedSource(source=Choice("synthetic"), share=0.5),))
+    sources = [
+        Tolerant(Subset(source, 4), number, str(tmp_path / "bad"), (32, 64))
+        for number, source in enumerate((Numbered(4, 32, 64), Ramps(4, 32, 64)))
+    ]
+    found = [
+        (int(instances.min()), int(instances.max()), bool(bad))
+        for batch in itertools.islice(train_batches(config, sources, start=0), 4)
+        for instances, bad in zip(batch["instances"], batch["bad"], strict=True)
+    ]
+    assert sorted(found) == [(0, 0, False)] * 8 + [(0, 0, True)] * 2 + [(5, 5, False)] * 6
+    plain = next(iter(train_batches(make_config(), sources[1:], start=0)))
+    assert "instances" not in plain

@@ -301,3 +301,34 @@ def test_lookup_reads_the_texel_at_its_column_and_row():
     got = textures.lookup(atlas, np.array([2, 2, 2]), s, t, np.full(3, 0.5, np.float32))
     expected = [finest[20, 10], finest[5, 44], finest[0, 255]]
     np.testing.assert_allclose(got * 255, expected, atol=1e-3)
+
+
+def test_instances_change_nothing_else_and_are_none_in_sky_and_room():
+    plain = SOURCES.create("synthetic", split="train", size=(48, 64))
+    asked = SOURCES.create("synthetic", split="train", size=(48, 64), instances=True)
+    shares = []
+    for index in range(12):
+        without, sample = plain[index], asked[index]
+        assert "instances" not in without
+        for name, value in without.items():
+            np.testing.assert_array_equal(sample[name], value)
+        ids = sample["instances"]
+        assert ids.shape == (48, 64)
+        assert ids.dtype == np.int32
+        assert ids.min() == 0
+        assert not ids[np.isinf(sample["depth"])].any()
+        shares.append((ids > 0).mean())
+    assert 0.05 < np.mean(shares) < 0.7
+
+
+def test_outlines_of_instances_are_where_the_depth_jumps():
+    source = SOURCES.create("synthetic", split="train", size=(96, 128), instances=True)
+    outline, inside = [], []
+    for index in range(12):
+        depth, ids = source[index]["depth"], source[index]["instances"]
+        one, other, differ = depth[:, 1:], depth[:, :-1], ids[:, 1:] != ids[:, :-1]
+        jump = np.maximum(one, other) > 1.05 * np.minimum(one, other)
+        outline.append(jump[differ].mean())
+        inside.append(jump[~differ].mean())
+    assert np.mean(outline) > 0.75
+    assert np.mean(inside) < 0.03

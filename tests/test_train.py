@@ -399,3 +399,24 @@ def test_a_missing_run_is_one_clear_line(tmp_path: pathlib.Path):
     runs.save_config(tmp_path, TINY)
     with pytest.raises(runs.RunError, match="no checkpoint yet"):
         runs.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (Choice("annotated"), "needs annotated pairs, which no training source has; "),
+        (Choice("instance_guided"), "needs instance masks, which no training source gives; set "),
+        (
+            Choice("mixture", samplers=("uniform", "instance_guided"), num_pairs=(1, 1)),
+            "needs instance masks",
+        ),
+        (Choice("mixture", samplers=("uniform", "edges"), num_pairs=(1, 1)), "pairs.samplers: un"),
+    ],
+)
+def test_pairs_that_the_data_cannot_give_are_refused_before_training(
+    tmp_path: pathlib.Path, pairs: Choice, message: str
+):
+    with pytest.raises(UserError, match=message) as caught:
+        experiment.train(dataclasses.replace(TINY, pairs=pairs), tmp_path / "run", QUIET)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -193,6 +193,12 @@ class NYUDepthV2(RecordsBuilder, skip_registration=True):
     name = "nyu_depth_v2"
 
 
+class VizDoom(RecordsBuilder, skip_registration=True):
+    """Frames of Freedoom, rendered when the shards are written."""
+
+    name = "vizdoom"
+
+
 BUILDERS: dict[str, type[RecordsBuilder]] = {
-    builder.name: builder for builder in (ReDWeb, HRWSI, DIW, NYUDepthV2)
+    builder.name: builder for builder in (ReDWeb, HRWSI, DIW, NYUDepthV2, VizDoom)
 }

@@ -13,7 +13,7 @@ from absl import flags
 
 from reldepth_jax.config import Choice, Config
 from reldepth_jax.conventions import Sample, Source, Split
-from reldepth_jax.data.selection import Subset
+from reldepth_jax.data.selection import Subset, has_instances
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import SOURCES
@@ -57,7 +57,16 @@ def train_batches(
     """
     data, seed = config.data, config.train.seed
     pairs_per_image = max(source.pairs_per_image for source in sources)
-    transform = TrainTransform(data.crop, data.zoom, data.flip, data.color_jitter, pairs_per_image)
+    transform = TrainTransform(
+        data.crop,
+        data.zoom,
+        data.flip,
+        data.color_jitter,
+        pairs_per_image,
+        any(map(has_instances, sources)),
+        data.gamma_jitter,
+        data.label_noise,
+    )
     shuffled = [
         grain.MapDataset.source(cast(grain.sources.RandomAccessDataSource[Sample], source))
         .shuffle(seed=seed + 1000 * number)

@@ -29,6 +29,11 @@ def not_held_out(count: int, size: int) -> Int64[np.ndarray, "_rest"]:
     return np.sort(fixed_order(count)[size:])
 
 
+def has_instances(source: Source) -> bool:
+    """Return whether the samples of a source have `instances`."""
+    return bool(getattr(source, "instances", False))
+
+
 @dataclasses.dataclass(frozen=True)
 class Subset:
     """The first `size` samples of a source in `fixed_order`: a smaller one lies in a larger one.
@@ -43,6 +48,11 @@ class Subset:
     def pairs_per_image(self) -> int:
         """As the whole source has it."""
         return self.source.pairs_per_image
+
+    @property
+    def instances(self) -> bool:
+        """As the whole source has it."""
+        return has_instances(self.source)
 
     def __len__(self) -> int:
         """Return how many samples are left."""

@@ -17,6 +17,7 @@ import numpy as np
 from reldepth_jax.conventions import Sample, Source
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.io import UnreadableFile
+from reldepth_jax.data.selection import has_instances
 
 FEW = 10
 """So many bad samples are tolerated whatever their share, if there are others."""
@@ -38,6 +39,11 @@ class Tolerant:
     def pairs_per_image(self) -> int:
         """As the source has it."""
         return self.source.pairs_per_image
+
+    @property
+    def instances(self) -> bool:
+        """As the source has it; what stands in for a sample has none."""
+        return has_instances(self.source)
 
     def __len__(self) -> int:
         """Return how many samples there are, bad ones among them."""

@@ -1,4 +1,4 @@
-"""Random augmentation of image, depth, mask and annotated pairs together.
+"""Random augmentation of image, depth, mask, instances and annotated pairs together.
 
 Axes: h w c, g annotated pairs. Host side, NumPy.
 """
@@ -8,8 +8,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int, Int32
 
+from reldepth_jax.config import LabelNoise
 from reldepth_jax.conventions import UNKNOWN, Sample
 from reldepth_jax.data.geometry import resize_image, resize_map_nearest
+from reldepth_jax.data.label_noise import noisy_depth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,10 @@ class TrainTransform:
     color_jitter: float = 0.0
     pairs_per_image: int = 0
     """Rows of `pairs` in what is returned (of more pairs that many are drawn); 0: no `pairs`."""
+    instances: bool = False
+    """Whether what is returned has `instances`; those of a sample without them are all 0."""
+    gamma_jitter: float = 0.0
+    label_noise: LabelNoise = LabelNoise()
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Return one training example of the crop's size; `rng` alone decides how."""
@@ -74,12 +80,21 @@ class TrainTransform:
         }
         if "bad" in sample:
             example["bad"] = sample["bad"]
+        if self.instances:
+            ids = sample.get("instances", np.zeros((height, width), np.int32))
+            ids = resize_map_nearest(ids, size)[window]
+            example["instances"] = np.ascontiguousarray(ids[:, ::-1] if mirrored else ids)
         if self.pairs_per_image:
             moved = _scaled(pairs, (height, width), size)
             moved[:, :4] -= np.array([row, column, row, column], np.int32)
             if mirrored:
                 moved[:, 1:4:2] = self.crop[1] - 1 - moved[:, 1:4:2]
             example["pairs"] = self._padded(moved, rng)
+        gamma = (1 + self.gamma_jitter) ** rng.uniform(-1, 1)
+        if self.gamma_jitter > 0:
+            example["image"] = apply_gamma(example["image"], gamma)
+        if self.label_noise != LabelNoise():
+            example["depth"] = noisy_depth(example["depth"], mask, self.label_noise, rng)
         return example
 
     def _starts(
@@ -123,3 +138,9 @@ def jitter_colors(
     gray = (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     x = gray + (x - gray) * saturation
     return np.clip(x + 0.5, 0, 255).astype(np.uint8)
+
+
+def apply_gamma(image: np.ndarray, gamma: float) -> np.ndarray:
+    """Raise RGB in [0, 1] to the power `gamma`: above 1 is darker; uint8 (h, w, 3)."""
+    table = 255 * (np.arange(256) / 255) ** gamma
+    return (table + 0.5).astype(np.uint8)[image]

@@ -12,6 +12,8 @@ from jaxtyping import Array, Key
 
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
+from reldepth_jax.pairs.budget import limited
+from reldepth_jax.pairs.choose import marked
 from reldepth_jax.registry import PAIR_SAMPLERS
 
 
@@ -21,10 +23,18 @@ class UniformPairs:
     """Both points uniform over the valid pixels, never the same pixel twice in a pair."""
 
     num_pairs: int = 3000
+    padded_to: int = 0
+    """Draw so many instead, of which the first `num_pairs` count: the pairs, and the shapes, of a
+    step that serves several budgets (see `pairs.budget`). 0: no more than count."""
 
     def __post_init__(self):
         if self.num_pairs < 1:
             raise UserError(f"pairs.num_pairs must be at least 1, got {self.num_pairs}")
+        if self.padded_to and self.padded_to < self.num_pairs:
+            raise UserError(
+                f"pairs.padded_to must be 0 or at least pairs.num_pairs ({self.num_pairs}), got"
+                f" {self.padded_to}"
+            )
 
     def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
         """Draw `num_pairs` an image; all invalid in an image with fewer than two valid pixels."""
@@ -32,15 +42,14 @@ class UniformPairs:
         ends = jnp.cumsum(mask, axis=1)
         count = ends[:, -1:]
         first_key, step_key = jax.random.split(key)
-        shape = (mask.shape[0], self.num_pairs)
+        shape = (mask.shape[0], self.padded_to or self.num_pairs)
         # Ranks among the valid pixels; a step of 1 … count-1 around the ring gives another one.
         first = jax.random.randint(first_key, shape, 0, jnp.maximum(count, 1))
         step = jax.random.randint(step_key, shape, 1, jnp.maximum(count, 2))
         second = (first + step) % jnp.maximum(count, 1)
-        locate = jax.vmap(lambda e, rank: jnp.searchsorted(e, rank + 1))
-        last = mask.shape[1] - 1
-        return Pairs(
-            first=jnp.minimum(locate(ends, first), last),
-            second=jnp.minimum(locate(ends, second), last),
+        drawn = Pairs(
+            first=marked(ends, first),
+            second=marked(ends, second),
             valid=jnp.broadcast_to(count >= 2, shape),
         )
+        return limited(drawn, self.num_pairs) if self.padded_to else drawn

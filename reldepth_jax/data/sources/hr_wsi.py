@@ -3,10 +3,11 @@
 Source: Xian et al., CVPR 2020, "Structure-guided ranking loss for single image depth prediction";
 20378 training and 400 validation images, for research use.
 Layout: `train` and `val`, below `HR-WSI` or not, each with `imgs/NAME.jpg`, `gts/NAME.png` and
-`valid_masks/NAME.png`. Other folders, such as `instance_masks`, are not read.
+`valid_masks/NAME.png`. Other folders are not read, but for that of instance masks if asked for.
 Maps: 8 bits, one channel or three equal ones. gts: disparity from optical flow, brighter is nearer,
 0 is infinitely far, known up to an affine change. valid_masks: greater than 0 where left and right
-agree.
+agree. Instance masks are assumed to be maps `instance_masks/NAME.png` of 8 or 16 bits, one number
+for each instance and 0 elsewhere.
 """
 
 import dataclasses
@@ -27,8 +28,11 @@ COUNTS: dict[Part, int] = {"train": 20378, "val": 400}
 MAPS = {"gt": np.dtype(np.uint8), "valid": np.dtype(np.uint8)}
 
 
-def read_part(root: str, part: Part) -> FileRecords | None:
-    """Return the records of a part of the folder; there is no part "test"."""
+def read_part(root: str, part: Part, instance_folder: str = "") -> FileRecords | None:
+    """Return the records of a part of the folder; there is no part "test".
+
+    They have a map "instances" if the name of its folder is given.
+    """
     if part == "test":
         return None
     folder = files.require_folder(root, "hr_wsi")
@@ -40,13 +44,16 @@ def read_part(root: str, part: Part) -> FileRecords | None:
         "disparity maps": ("gts", io.MAP_SUFFIXES),
         "valid masks": ("valid_masks", io.MAP_SUFFIXES),
     }
+    if instance_folder:
+        kinds["instance masks"] = (instance_folder, io.MAP_SUFFIXES)
     found = {
         kind: files.find(files.require_folder(folder / name, "hr_wsi"), suffixes)
         for kind, (name, suffixes) in kinds.items()
     }
     names = files.common_names(folder, found)
-    images, gts, valid = (tuple(found[kind][name] for name in names) for kind in kinds)
-    return FileRecords(os.fspath(pathlib.Path(root)), images, {"gt": gts, "valid": valid})
+    images, *maps = (tuple(found[kind][name] for name in names) for kind in kinds)
+    named = dict(zip((*MAPS, "instances"), maps, strict=False))
+    return FileRecords(os.fspath(pathlib.Path(root)), images, named)
 
 
 @SOURCES.register("hr_wsi")
@@ -65,8 +72,14 @@ class HRWSI:
     """The extracted folder `HR-WSI`, or the one that holds it."""
     prepared: str = ""
     """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
+    instances: bool = False
+    """Read instance masks too, of training images alone; prepared shards have none."""
+    instance_folder: str = "instance_masks"
+    """Where they are, beside `imgs`."""
 
     def __post_init__(self):
+        if self.instances and self.prepared:
+            raise DataError("hr_wsi: prepared shards have no instance masks; give root instead")
         if self.split == "test":
             raise DataError("hr_wsi has no test split; take val, or test on another data set")
         len(self)
@@ -90,17 +103,24 @@ class HRWSI:
         image = io.decode_image(record["image"], path)
         maps = {}
         for name, values in record["maps"].items():
-            if values.dtype != np.uint8:
+            if values.dtype != np.uint8 and (name != "instances" or values.dtype != np.uint16):
                 raise io.UnreadableFile(
                     path, f"its {name} map has {values.dtype} values, not 8 bits"
                 )
             maps[name] = files.fit_to_image(values, image.shape[:2], path, f"{name} map")
         with np.errstate(divide="ignore"):
             depth = 1 / (maps["gt"].astype(np.float32) / np.float32(255))
-        return {"image": image, "depth": depth, "mask": maps["valid"] > 0}
+        sample: Sample = {"image": image, "depth": depth, "mask": maps["valid"] > 0}
+        if "instances" in maps:
+            sample["instances"] = maps["instances"].astype(np.int32)
+        return sample
 
     @functools.cached_property
     def _records(self) -> Selected:
-        read = open_part("hr_wsi", self.prepared, self.root, read_part)
+        def read_folder(root: str, part: Part) -> FileRecords | None:
+            wanted = self.instances and part == self.split == "train"
+            return read_part(root, part, self.instance_folder if wanted else "")
+
+        read = open_part("hr_wsi", self.prepared, self.root, read_folder)
         # The data set has its own validation part: nothing is held out.
         return select("hr_wsi", self.split, read, validation=0)

@@ -87,6 +87,8 @@ class Scene(NamedTuple):
     """Half sizes along the solid's own axes."""
     axes: Float64[np.ndarray, "n 3 3"]
     """Rows: the solid's axes in the world."""
+    material: Int[np.ndarray, "n"]
+    """Which solids have one: parts of one thing."""
     surfaces: Surfaces
     light: Light
     camera: Camera
@@ -173,8 +175,10 @@ class Kit:
         kind = table[:, 0].astype(int)
         keep |= (kind == ROOM) | (kind == LEVEL)
         surfaces = _surfaces(self._materials, rng)
-        chosen = Surfaces(*(values[table[keep, 10].astype(int)] for values in surfaces))
-        return Scene(kind[keep], centre[keep], half[keep], axes[keep], chosen, light, camera)
+        material = table[keep, 10].astype(int)
+        chosen = Surfaces(*(values[material] for values in surfaces))
+        solids = kind[keep], centre[keep], half[keep], axes[keep], material
+        return Scene(*solids, chosen, light, camera)
 
 
 def floating(kit: Kit, scale: Number) -> None:

@@ -25,8 +25,9 @@ SKY = 3000.0
 class SyntheticScenes:
     """Rooms and streets with exact planar depth in metres, sky at inf, every pixel valid.
 
-    A sample is a pure function of (seed, split, index, size, outdoor). The splits differ in their
-    scenes and share no texture family.
+    A sample is a pure function of (seed, split, index, size, outdoor). Its instances, if asked for,
+    are its things, the solids of one material: room, ground and sky are none (0). The splits differ
+    in their scenes and share no texture family.
     """
 
     split: Split
@@ -37,6 +38,8 @@ class SyntheticScenes:
     """Training scenes; validation and test have at most 1000."""
     outdoor: float = 0.35
     """Share of scenes in the open air."""
+    instances: bool = False
+    """Whether samples have `instances`; they change nothing else."""
 
     def __post_init__(self) -> None:
         if self.seed < 0 or self.length < 1:
@@ -62,14 +65,14 @@ class SyntheticScenes:
         attempt = 0
         while True:
             rng = np.random.default_rng((self.seed, number, index, attempt))
-            sample = _render(rng, self.size, self.split, self.outdoor)
+            sample = _render(rng, self.size, self.split, self.outdoor, self.instances)
             if sample is not None:
                 return sample
             attempt += 1
 
 
 def _render(
-    rng: np.random.Generator, size: tuple[int, int], split: Split, outdoor: float
+    rng: np.random.Generator, size: tuple[int, int], split: Split, outdoor: float, instances: bool
 ) -> Sample | None:
     """Return a scene, or None if one thing fills the view or nearly all is equally far."""
     draw = random.Random(int(rng.integers(1 << 62)))
@@ -81,7 +84,12 @@ def _render(
     if not _worth_seeing(depth, index, solids.kind):
         return None
     image = photograph(scene, solids, grid, depth, index, textures.atlas(split), rng)
-    return Sample(image=image, depth=depth, mask=np.ones(size, bool))
+    sample = Sample(image=image, depth=depth, mask=np.ones(size, bool))
+    if instances:
+        endless = (solids.kind == ROOM) | (solids.kind == LEVEL)
+        ids = np.where(endless, 0, scene.material + 1)[index]
+        sample["instances"] = np.where(np.isfinite(depth), ids, 0).astype(np.int32)
+    return sample
 
 
 def _worth_seeing(depth: np.ndarray, index: np.ndarray, kind: np.ndarray) -> bool:
