@@ -8,9 +8,9 @@ ratio of 1.03.
 
 Our choice: 448x448, at which they test; the loss and the random pairs of the 2018 paper, SGD at
 0.01 with a cosine to 1 %, 100,000 steps of 8 images (39 epochs). Their edge- and instance-guided
-sampling is not built yet.
+sampling: `--config.pairs.name=mixture`, see docs/losses.md.
 
-Deviation: from scratch instead of from ImageNet weights, see configs/redweb.py.
+From scratch unless you give ImageNet weights, see configs/redweb.py.
 
 Cost: not measured on a GPU yet.
 Score: not measured yet. None is published for this loss on this data; ReDWeb alone gives a DIW test

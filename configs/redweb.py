@@ -13,9 +13,15 @@ a cosine to 1 %; 36,000 steps (44 passes over 3240 images); images resized to co
 to 1.5 times; 360 images held out (as many as MiDaS). `configs/redweb.py:diw` trains on all 3600 and
 validates on 1410 pairs of DIW, as the paper did.
 
-Deviation: the paper's encoder starts from ImageNet weights. Converted weights cannot be read yet,
-so this starts from scratch, at one learning rate for all layers (0.1 for the encoder goes with
-pre-trained weights), and cannot be expected to reach the paper's score.
+The paper's encoder starts from ImageNet weights at a tenth of the rate. Nothing is downloaded here;
+with torchvision's file, converted:
+
+    python scripts/convert_weights.py resnet50-0676ba61.pth resnet50.safetensors
+    python scripts/train.py --config configs/redweb.py --weights resnet50.safetensors \\
+        --config.init_part=encoder --config.optim.encoder_lr_scale=0.1
+
+Without it this starts from scratch, at one rate for all layers, and cannot be expected to reach the
+paper's score.
 
 Cost: not measured on a GPU yet.
 Score: not measured yet; to aim at: DIW test WHDR 14.33 % (Table 4), on its validation pairs 15.74 %

@@ -60,11 +60,13 @@ def report(groups: Groups) -> dict[str, Any]:
     A difference below zero means fewer errors than the first group.
     """
     first = next(iter(groups))
+    images = groups[first][0].num_images
     counts = {
         name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in _COMPARED}
         for name, group in groups.items()
     }
     return {
+        "images": images,
         "groups": {
             name: {
                 key: counts[name][key].summary() | _spread([each.model[key].rate for each in group])
@@ -100,6 +102,32 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
     for key in _COMPARED:
         rule += [_error(facts["rule"][key]), ""]
     return [*table, rule]
+
+
+def statements(facts: Mapping[str, Any]) -> list[str]:
+    """Return for each difference of a `report` in plain words who errs less, if that can be told.
+
+    It cannot where the 95 % interval of the paired bootstrap over images holds zero, or where
+    there is none.
+    """
+    first, lines = facts["difference_to"], []
+    for name, differences in facts["differences"].items():
+        seeds = [len(facts["groups"][group]["whdr"]["rates"]) for group in (name, first)]
+        counts = " and ".join(map(str, dict.fromkeys(seeds)))
+        for key, each in differences.items():
+            if each["value"] is None:
+                continue
+            low, high = each["low"], each["high"]
+            if low is None or low <= 0 <= high:
+                claim = f"{name} and {first} are not told apart"
+            else:
+                better, worse = (name, first) if high < 0 else (first, name)
+                claim = f"{better} errs less than {worse}"
+            lines.append(
+                f"{MEASURES[key]}: {claim}: difference {_difference(each)} points of {name} minus"
+                f" {first}, {counts} seed{'' if seeds == [1, 1] else 's'}, {facts['images']} images"
+            )
+    return lines
 
 
 def markdown(table: Sequence[Sequence[str]], notes: str) -> str:

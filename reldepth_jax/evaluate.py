@@ -3,13 +3,14 @@
 The rule is the score -row/height, judged by the same code on the same pairs. It cannot tell pixels
 of one row apart, so a tie costs it half a pair in WHDR where it costs a model a whole one.
 
-One image is held at a time, so memory does not grow with the source (`fit_tau` keeps the pairs).
+One image is held at a time, so memory does not grow with the source; `fit` keeps the pairs, and
+`evaluate` does for the confidence.
 Sign: scores and depth grow with distance. See `reldepth_jax.metrics.ordinal` for the measures.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from rich.table import Table
 from reldepth_jax import visualise
 from reldepth_jax.config import EvalConfig
 from reldepth_jax.conventions import Sample, Source
-from reldepth_jax.metrics import ordinal
+from reldepth_jax.metrics import confidence, ordinal
+from reldepth_jax.metrics.confidence import Calibration
 from reldepth_jax.metrics.ordinal import ErrorCounts
 
 Predict = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "h w"]]
@@ -49,6 +51,20 @@ class Taus(NamedTuple):
     rule: float
 
 
+class Temperatures(NamedTuple):
+    """Temperatures of the confidence, in units of each score."""
+
+    model: float
+    rule: float
+
+
+class Fit(NamedTuple):
+    """What is fitted on validation images."""
+
+    tau: Taus
+    temperature: Temperatures
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
     """One image with its prediction, thinned to at most 384 pixels a side, and its error."""
@@ -72,6 +88,8 @@ class Evaluation:
     model: dict[str, ErrorCounts]
     rule: dict[str, ErrorCounts]
     pictures: list[Picture]
+    calibration: dict[str, Calibration] | None = None
+    """Confidence of "model" and "rule", where temperatures were given."""
 
     @property
     def num_images(self) -> int:
@@ -98,17 +116,26 @@ class Evaluation:
             },
             "model": {key: _json(counts) for key, counts in self.model.items()},
             "rule": {key: _json(counts) for key, counts in self.rule.items()},
+            "confidence": self.calibration
+            and {name: each.to_json() for name, each in self.calibration.items()},
         }
 
     def table(self, title: str) -> Table:
         """Return errors with intervals for the terminal."""
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("")
-        for key in self.model:
-            table.add_column(MEASURES[key], justify="right")
-        for name, row in (("model", self.model), (RULE, self.rule)):
-            table.add_row(name, *(_cell(counts) for counts in row.values()))
-        return table
+        return table(title, {"model": self})
+
+    def confidence(self) -> str:
+        """Return the calibration in one line, empty where it was not measured."""
+        if self.calibration is None:
+            return ""
+        model, rule = (self.calibration[name] for name in ("model", "rule"))
+        before, after = (format_percent(table.ece) for table in model.bins)
+        return (
+            f"Confidence sigmoid(|dz| / T), T {model.temperature:.4g} fitted on validation images:"
+            f" calibration error {before} at T 1, {after} at T; negative log-likelihood"
+            f" {model.nll[0]:.3f}, {model.nll[1]:.3f} ({RULE}, T {rule.temperature:.4g}:"
+            f" {format_percent(rule.bins[1].ece)}, {rule.nll[1]:.3f}; a coin: 0.693)."
+        )
 
     def protocol(self) -> str:
         """Return in words what was measured and on what."""
@@ -135,6 +162,7 @@ def evaluate(
     config: EvalConfig,
     *,
     tau: Taus | None = None,
+    temperature: Temperatures | None = None,
     progress: Progress | None = None,
     keep: int = 0,
 ) -> Evaluation:
@@ -144,7 +172,8 @@ def evaluate(
 
     Args:
       predict: uint8 RGB (h, w, 3) -> float32 score (h, w) at the same size, larger is farther.
-      tau: thresholds from `fit_tau`; without them the three-way errors are left out.
+      tau: thresholds from `fit`; without them the three-way errors are left out.
+      temperature: temperatures from `fit`; without them the confidence is left out.
       keep: pictures of how many of the images to return.
 
     Raises ValueError if a prediction has not the size of its image.
@@ -152,33 +181,74 @@ def evaluate(
     model: list[dict[str, ErrorCounts]] = []
     rule: list[dict[str, ErrorCounts]] = []
     pictures: list[Picture] = []
+    judged: list[Float[np.ndarray, "3 _n"]] = []
     for index, sample, score in _predictions(predict, source, config, progress):
         pairs = _labelled_pairs(sample, index, config, same_row=False)
         row_pairs = _labelled_pairs(sample, index, config, same_row=True)
         by_row = _rule_score(*score.shape)
         model.append(_count(score, pairs, row_pairs, tau and tau.model, tie=1.0))
         rule.append(_count(by_row, pairs, row_pairs, tau and tau.rule, tie=0.5))
+        if temperature is not None:
+            judged.append(_differences(score, pairs))
         if len(pictures) < keep:
             rates = (counts["whdr"].rate for counts in (model[-1], rule[-1]))
             pictures.append(_picture(index, sample, score, *rates))
-    return Evaluation(config, tau, _merge(model, tau), _merge(rule, tau), pictures)
+    calibration = temperature and _calibration(judged, temperature)
+    return Evaluation(config, tau, _merge(model, tau), _merge(rule, tau), pictures, calibration)
+
+
+def fit(
+    predict: Predict, source: Source, config: EvalConfig, *, progress: Progress | None = None
+) -> Fit:
+    """Fit thresholds and temperatures of model and rule on `source`, the validation images.
+
+    Over the uniform pairs of all images, each threshold minimises max(WKDR=, WKDR≠) and each
+    temperature the negative log-likelihood (`confidence.fit_temperature`).
+    """
+    judged = [
+        _differences(score, _labelled_pairs(sample, index, config, same_row=False))
+        for index, sample, score in _predictions(predict, source, config, progress)
+    ]
+    *scores, relation = _pooled(judged)
+    return Fit(
+        Taus(*(ordinal.best_tau(each, relation) for each in scores)),
+        Temperatures(*(confidence.fit_temperature(each, relation) for each in scores)),
+    )
 
 
 def fit_tau(
     predict: Predict, source: Source, config: EvalConfig, *, progress: Progress | None = None
 ) -> Taus:
-    """Fit the thresholds of model and rule on `source`, the validation images.
+    """Return the thresholds of `fit` alone."""
+    return fit(predict, source, config, progress=progress).tau
 
-    Each minimises max(WKDR=, WKDR≠) over the uniform pairs of all images.
-    """
-    relations, model, rule = ([np.zeros(0, kind)] for kind in (np.int8, np.float64, np.float64))
-    for index, sample, score in _predictions(predict, source, config, progress):
-        pairs, relation = _labelled_pairs(sample, index, config, same_row=False)
-        relations.append(relation)
-        model.append(ordinal.difference(score, pairs))
-        rule.append(ordinal.difference(_rule_score(*score.shape), pairs))
-    relation = np.concatenate(relations)
-    return Taus(*(ordinal.best_tau(np.concatenate(parts), relation) for parts in (model, rule)))
+
+def table(title: str, results: Mapping[str, Evaluation]) -> Table:
+    """Return a block of two rows, model and rule, for each evaluation, under its name."""
+    (first, *_) = results.values()
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    shown.add_column("")
+    for key in first.model:
+        shown.add_column(MEASURES[key], justify="right")
+    for name, result in results.items():
+        for label, row in ((name, result.model), (RULE, result.rule)):
+            shown.add_row(label, *(_cell(counts) for counts in row.values()))
+    return shown
+
+
+def reliability_diagram(result: Evaluation) -> UInt8[np.ndarray, "_h _w 3"]:
+    """Return accuracy over confidence, before and after fitting; ValueError without calibration."""
+    if result.calibration is None:
+        raise ValueError("reliability_diagram: the evaluation was made without temperatures")
+    model = result.calibration["model"]
+    return visualise.reliability_diagram(
+        {
+            name: (table.confidence, table.accuracy)
+            for name, table in zip(
+                ("T = 1", f"T = {model.temperature:.4g}"), model.bins, strict=True
+            )
+        }
+    )
 
 
 def contact_sheet(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "_h _w 3"]:
@@ -247,6 +317,32 @@ def _annotated_pairs(
         rows = rows[np.abs(rows[:, 0] - rows[:, 2]) < ordinal.ROW_BAND * height]
     first, second = rows[:, 0] * width + rows[:, 1], rows[:, 2] * width + rows[:, 3]
     return ordinal.PixelPairs(first, second), rows[:, 4].astype(np.int8)
+
+
+def _differences(
+    score: Float[np.ndarray, "h w"], labelled: LabelledPairs
+) -> Float[np.ndarray, "3 _n"]:
+    """Return score differences of the model and of the rule, and the relations."""
+    pairs, relation = labelled
+    by_row = ordinal.difference(_rule_score(*score.shape), pairs)
+    return np.stack([ordinal.difference(score, pairs), by_row, relation.astype(np.float64)])
+
+
+def _pooled(
+    judged: Sequence[Float[np.ndarray, "3 _n"]],
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], Int8[np.ndarray, "n"]]:
+    model, rule, relation = np.concatenate([np.zeros((3, 0)), *judged], axis=1)
+    return model, rule, relation.astype(np.int8)
+
+
+def _calibration(
+    judged: Sequence[Float[np.ndarray, "3 _n"]], temperature: Temperatures
+) -> dict[str, Calibration]:
+    *scores, relation = _pooled(judged)
+    return {
+        name: Calibration.of_pairs(each, relation, degree)
+        for (name, degree), each in zip(temperature._asdict().items(), scores, strict=True)
+    }
 
 
 def _count(

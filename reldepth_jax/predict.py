@@ -20,6 +20,7 @@ from reldepth_jax.conventions import Polarity
 from reldepth_jax.data import io
 from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
+from reldepth_jax.metrics.confidence import PARTNERS, confidence_map
 
 MANIFEST = "predictions.json"
 
@@ -69,7 +70,8 @@ class Writer:
 
     `name.png`: the score as 16-bit PNG, stretched over 0..65535 (a constant score gives 0).
     `name_color.png`: colours by rank, bright is near. On request `name.npy` and `name.pfm`: the
-    score itself, float32. `larger_is` in the PNG text and in the manifest tells the sign.
+    score itself, float32. `larger_is` in the PNG text and in the manifest tells the sign. With a
+    temperature `name_confidence.png`: `confidence_map`, 0.5 to 1 as gray 0 to 255.
     """
 
     output: pathlib.Path
@@ -77,6 +79,8 @@ class Writer:
     pfm: bool = False
     polarity: Polarity = "depth"
     """`disparity` writes the negated score: larger is nearer. The colours stay the same."""
+    temperature: float | None = None
+    """Of the confidence, in units of the score."""
     run: str = ""
     """Run directory or file of the network, for the record."""
     step: int = 0
@@ -85,7 +89,14 @@ class Writer:
     @property
     def endings(self) -> list[str]:
         """What is appended to the name of a photograph, for each of its files."""
-        return [".png", "_color.png", *[".npy"] * self.npy, *[".pfm"] * self.pfm]
+        sure = self.temperature is not None
+        return [
+            ".png",
+            "_color.png",
+            *[".npy"] * self.npy,
+            *[".pfm"] * self.pfm,
+            *["_confidence.png"] * sure,
+        ]
 
     def write(self, name: str, score: Float32[np.ndarray, "h w"]) -> dict[str, Any]:
         """Write the files of one photograph; return what the manifest says of them."""
@@ -110,6 +121,17 @@ class Writer:
             io.write_npy(f"{base}.npy", values)
         if self.pfm:
             io.write_pfm(f"{base}.pfm", values)
+        if self.temperature is not None:
+            facts |= {"temperature": self.temperature}
+            gray = np.round(510 * (confidence_map(score, self.temperature) - 0.5)).astype(np.uint8)
+            sure = {
+                "Software": notes["Software"],
+                "confidence": "gray 0 to 255 is 0.5 to 1: mean of max(p, 1 - p),"
+                " p = sigmoid((z - z') / T), over the centres z' of"
+                f" {PARTNERS}x{PARTNERS} cells",
+                "temperature": str(self.temperature),
+            }
+            io.write_png(f"{base}_confidence.png", gray, sure)
         outputs = [name + ending for ending in self.endings]
         return {"outputs": outputs, "height": score.shape[0], "width": score.shape[1], **facts}
 

@@ -9,10 +9,10 @@ pixels without a value.
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from reldepth_jax.data import io
@@ -152,6 +152,39 @@ def grid(
             below = (_GAP, top + _GAP // 2)
             draw.multiline_text(below, captions[number], fill="black", font=font)
         top += lines[number] + _GAP
+    return np.array(sheet)
+
+
+def reliability_diagram(
+    curves: Mapping[str, tuple[Float64[np.ndarray, "_b"], Float64[np.ndarray, "_b"]]],
+    side: int = 320,
+) -> UInt8[np.ndarray, "_h _w 3"]:
+    """Return accuracy (upwards, 0 to 1) over confidence (to the right, 0.5 to 1) as points.
+
+    `curves` are names with (confidence, accuracy) in [0.5, 1] and [0, 1], at most three of them.
+    Points below the grey diagonal are surer than right.
+    """
+    margin, dot = 40, 3
+    sheet = Image.new("RGB", (side + 2 * margin, side + 2 * margin), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT_SIZE)
+
+    def place(confidence: float, accuracy: float) -> tuple[int, int]:
+        across, up = round((2 * confidence - 1) * side), round(accuracy * side)
+        return margin + across, margin + side - up
+
+    draw.rectangle((place(0.5, 1.0), place(1.0, 0.0)), outline="black")
+    draw.line((place(0.5, 0.5), place(1.0, 1.0)), fill=INVALID, width=1)
+    colors = ("silver", "crimson", "navy")
+    for number, (name, points) in enumerate(curves.items()):
+        for confidence, accuracy in zip(*points, strict=True):
+            x, y = place(float(confidence), float(accuracy))
+            draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=colors[number])
+        # The legend lies where no calibrated score has points.
+        below = (margin + side // 2, margin + side - (len(curves) - number) * (_FONT_SIZE + _GAP))
+        draw.text(below, name, fill=colors[number], font=font)
+    draw.text((margin, _GAP), "accuracy, 0 to 1", fill="black", font=font)
+    draw.text((margin, margin + side + _GAP), "confidence, 0.5 to 1", fill="black", font=font)
     return np.array(sheet)
 
 

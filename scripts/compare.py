@@ -83,6 +83,7 @@ def main() -> int:
         **compare.report(groups),
     }
     rows = compare.rows(report)
+    claims = compare.statements(report)
     notes = (
         "Errors in percent: mean over the seeds ± standard deviation over them [95 % bootstrap"
         f" interval over images]. {anyone.protocol()}"
@@ -91,7 +92,9 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     (output / "compare.json").write_text(text, encoding="utf-8")
-    (output / "compare.md").write_text(compare.markdown(rows, notes), encoding="utf-8")
+    (output / "compare.md").write_text(
+        compare.markdown(rows, "\n\n".join([*claims, notes])), encoding="utf-8"
+    )
     if anyone.pictures:
         visualise.save_picture(output / "compare.png", compare.picture(groups))
 
@@ -100,6 +103,8 @@ def main() -> int:
         table.add_row(*(cell.replace(" [", "\n[") for cell in row))
     console = Console(markup=False)
     console.print(table)
+    for claim in claims:
+        console.print(claim, highlight=False)
     console.print(notes, highlight=False)
     console.print(f"written: {output}/compare.json, .md, .png", highlight=False)
     return 0

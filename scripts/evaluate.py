@@ -8,14 +8,18 @@ python scripts/evaluate.py --weights midas.safetensors --dataset diw --data-dir 
 
 Prints the ordinal errors with 95 % intervals, beside the rule "lower in the image is nearer", and
 writes WORKDIR/eval/SPLIT.json and a contact sheet, SPLIT.png; an overridden source and an explicit
-checkpoint become part of the name. The thresholds of the three-way errors (WKDR) are fitted on the
-validation split. --config.data.… and --config.eval.… change what the run is evaluated on.
+checkpoint become part of the name. The thresholds of the three-way errors (WKDR) and the
+temperature of the confidence are fitted on the validation split. The report says how well the
+confidence is calibrated, SPLIT_reliability.png shows it, and scripts/predict.py --confidence takes
+the temperature from WORKDIR/eval/temperature.json. Further sources of training (data.mix) are
+reported one by one. --config.data.… and --config.eval.… change what the run is evaluated on.
 
 With --dataset: the published protocol of that data set (docs/evaluation.md), our numbers with 95 %
 intervals beside the published ones; WORKDIR/eval/DATASET.json and .png.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -26,6 +30,7 @@ from reldepth_jax.registry import PROTOCOLS
 
 if TYPE_CHECKING:
     from reldepth_jax.api import Model
+    from reldepth_jax.conventions import Source, Split
 
 
 def main() -> int:
@@ -137,14 +142,30 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     size = runs.image_size(settings) if options.weights is None else settings.eval.image_size
     predict = model.predictor(size)
 
-    tau = None
+    fit = None
     if validation is not None:
         with cli.progress_bar("fitting tau") as progress:
-            tau = evaluate.fit_tau(predict, validation, settings.eval, progress=progress)
-    with cli.progress_bar(f"{options.split} images") as progress:
-        result = evaluate.evaluate(
-            predict, source, settings.eval, tau=tau, progress=progress, keep=options.pictures
-        )
+            fit = evaluate.fit(predict, validation, settings.eval, progress=progress)
+
+    def judge(source: "Source", name: str, keep: int) -> evaluate.Evaluation:
+        with cli.progress_bar(f"{options.split} images{name}") as progress:
+            return evaluate.evaluate(
+                predict,
+                source,
+                settings.eval,
+                tau=fit and fit.tau,
+                temperature=fit and fit.temperature,
+                progress=progress,
+                keep=keep,
+            )
+
+    result = judge(source, "", options.pictures)
+    others, left_out = _further_sources(settings, own, options.split)
+    results = {_title(settings.data.source, []): result}
+    choices = {next(iter(results)): settings.data.source}
+    for choice, other in others:
+        title = _title(choice, list(results))
+        results[title], choices[title] = judge(other, f" of {title}", 0), choice
 
     name = options.split
     if settings.data.source != own.data.source:
@@ -155,19 +176,81 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
         "run": {**_origin(options, model), "split": options.split},
         "source": config.to_dict(settings)["data"]["source"],
         **result.to_json(),
+        "sources": [
+            {"name": title, "source": _plain(choices[title]), **each.to_json()}
+            for title, each in results.items()
+        ],
+        "left_out": [{"source": _plain(choice), "because": reason} for choice, reason in left_out],
     }
     output = options.output / f"{name}.json"
     _write(output, report)
     if result.pictures:
         picture = evaluate.contact_sheet(result.pictures)
         visualise.save_picture(output.with_suffix(".png"), picture)
+    if fit is not None:
+        diagram = evaluate.reliability_diagram(result)
+        visualise.save_picture(options.output / f"{name}_reliability.png", diagram)
+    # That of the run's own data: what another source would have it say is in its report.
+    if fit is not None and _own_validation(settings) == _own_validation(own):
+        facts = {
+            "temperature": fit.temperature.model,
+            "step": model.step,
+            **_origin(options, model),
+            "source": _plain(_own_validation(settings)),
+            "image_size": predict.preprocessing.size,
+        }
+        _write(options.output / "temperature.json", facts)
 
     console = Console()
     network = ", step ".join(str(value) for value in _origin(options, model).values())
-    console.print(result.table(f"{network}, {options.split} images"))
-    console.print(result.protocol(), highlight=False, markup=False)
+    title = f"{network}, {options.split} images"
+    named = {f"{key}, {each.num_images} images": each for key, each in results.items()}
+    console.print(evaluate.table(title, named) if len(results) > 1 else result.table(title))
+    for choice, reason in left_out:
+        console.print(f"left out: {choice.name}: {reason}", highlight=False, markup=False)
+    lines = [result.protocol(), result.confidence()]
+    if len(results) > 1:
+        lines += [f"{key}: {each.confidence()}" for key, each in list(results.items())[1:] if fit]
+    for line in filter(None, lines):
+        console.print(line, highlight=False, markup=False)
     console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _further_sources(
+    settings: config.Config, own: config.Config, split: "Split"
+) -> tuple[list[tuple[config.Choice, "Source"]], list[tuple[config.Choice, str]]]:
+    """Return the split of the sources of `data.mix`, and those that have none with the reason.
+
+    None of either where another source is judged than that of the run.
+    """
+    from reldepth_jax.data.pipeline import make_source
+
+    found, left_out = [], []
+    mixed = settings.data.mix if settings.data.source == own.data.source else ()
+    for each in mixed:
+        data = dataclasses.replace(settings.data, source=each.source, validation=None, mix=())
+        try:
+            source = make_source(dataclasses.replace(settings, data=data), split)
+        except ValueError as error:
+            left_out.append((each.source, str(error)))
+        else:
+            found.append((each.source, source))
+    return found, left_out
+
+
+def _title(choice: config.Choice, taken: list[str]) -> str:
+    """Return the name of a source, with a number where it occurs again."""
+    again = sum(name.split(" ")[0] == choice.name for name in taken)
+    return f"{choice.name} {again + 1}" if again else choice.name
+
+
+def _plain(choice: config.Choice) -> dict[str, Any]:
+    return {"name": choice.name, **choice.options}
+
+
+def _own_validation(settings: config.Config) -> config.Choice:
+    return settings.data.validation or settings.data.source
 
 
 def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:

@@ -4,11 +4,13 @@ python scripts/predict.py photo.jpg holiday/ --workdir runs/ranking --output out
 
 For every photograph, at its own size and as it is displayed: NAME.png (16 bits, larger is farther
 unless --polarity says otherwise), NAME_color.png (bright is near), on request NAME.npy and NAME.pfm
-(float32). out/predictions.json lists them. Exit code 1 if a file could not be predicted, 2 if
-nothing could be begun.
+(float32), and with --confidence NAME_confidence.png: how sure the order of each pixel and the rest
+of the photograph is (gray 0 to 255 is 0.5 to 1). out/predictions.json lists them. Exit code 1 if a
+file could not be predicted, 2 if nothing could be begun.
 """
 
 import argparse
+import math
 import pathlib
 
 from reldepth_jax import cli
@@ -45,26 +47,45 @@ def main() -> int:
         help="size of the image that the network sees (shorter side; for converted networks as"
         " scripts/list_models.py says); default: what it was trained at",
     )
+    parser.add_argument("--confidence", action="store_true", help="also write a confidence map")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of the confidence; default: what scripts/evaluate.py fitted on validation images",
+    )
     options, _ = cli.parse(parser)
     if options.image_size and options.image_size < 32:
         parser.error(f"argument --image-size: must be at least 32, got {options.image_size}")
     if options.weights is not None and options.checkpoint is not None:
         parser.error("argument --checkpoint: belongs to --workdir; a file of weights has one state")
+    if options.temperature is not None:
+        if not options.confidence:
+            parser.error("argument --temperature: belongs to --confidence")
+        if not 0 < options.temperature < math.inf:
+            parser.error(f"argument --temperature: must be above 0, got {options.temperature}")
 
     # Only now, because importing JAX takes longer than telling a mistake.
     from reldepth_jax import api, predict
     from reldepth_jax.data import io
+    from reldepth_jax.metrics.confidence import load_temperature
 
-    origin: str = options.workdir or options.weights
+    origin = str(options.workdir or options.weights)
     if options.weights is None:
         model = api.from_run(origin, options.checkpoint)
     else:
         model = api.load_model(origin)
+    temperature = options.temperature
+    if options.confidence and temperature is None:
+        place = pathlib.Path(origin)
+        folder = place / "eval" if place.is_dir() else place.with_name(f"{place.stem}_eval")
+        temperature = load_temperature(folder / "temperature.json", model.step)
     writer = predict.Writer(
         output=options.output,
         npy=options.npy,
         pfm=options.pfm,
         polarity=options.polarity,
+        temperature=temperature,
         run=origin,
         step=model.step,
     )

@@ -3,14 +3,14 @@ import json
 import pathlib
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from reldepth_jax import cli, predict, runs
-from reldepth_jax.config import Config
+from reldepth_jax import api, cli, predict
+from reldepth_jax.config import ModelConfig
 from reldepth_jax.conventions import Polarity
 from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
@@ -25,6 +25,18 @@ def red(images: np.ndarray) -> np.ndarray:
     assert images.shape[1] % 32 == 0
     assert images.shape[2] % 32 == 0
     return images[..., 0].astype(np.float32)
+
+
+class Red(api.Model):
+    """A network without weights that calls `red`."""
+
+    @classmethod
+    def at_step(cls, step: int) -> "Red":
+        told = {"step": str(step)}
+        return cls(ModelConfig(), nnx.State({}), nnx.State({}), Preprocessing(size=64), told)
+
+    def __call__(self, images):
+        return red(images)
 
 
 PREDICTOR = Predictor(red, Preprocessing(size=64))
@@ -308,12 +320,13 @@ def test_requests_that_cannot_be_met(tmp_path):
 def script(monkeypatch):
     """Return the script as a function of its arguments, with a stand-in for trained networks."""
 
-    def load_run(workdir: str, step: int | None = None):
+    def from_run(workdir: str, step: int | None = None) -> api.Model:
         if workdir != "runs/x":
             raise UserError(f"{workdir}: no run")
-        return types.SimpleNamespace(model_fn=red, step=step or 9, config=Config())
+        return Red.at_step(step or 9)
 
-    monkeypatch.setattr(runs, "load_run", load_run)
+    monkeypatch.setattr(api, "from_run", from_run)
+    monkeypatch.setattr(api, "load_model", lambda path: Red.at_step(0))
     spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -362,7 +375,16 @@ def test_script_tells_what_cannot_be_begun(script, tmp_path, capfd):
     ("arguments", "code", "words"),
     [
         (["--help"], 0, "--polarity {depth,disparity}"),
-        ([], 2, "required: inputs, --workdir"),
+        ([], 2, "required: inputs\n"),
+        (["a.jpg"], 2, "one of the arguments --workdir --weights is required"),
+        (["a.jpg", "--workdir", "x", "--weights", "y"], 2, "not allowed with argument --workdir"),
+        (["a.jpg", "--weights", "x", "--checkpoint", "3"], 2, "--checkpoint: belongs to --workdir"),
+        (["a.jpg", "--weights", "x", "--temperature", "3"], 2, "belongs to --confidence"),
+        (
+            ["a.jpg", "--weights", "x", "--confidence", "--temperature", "0"],
+            2,
+            "above 0, got 0.0",
+        ),
         (["a.jpg", "--workdir", "x", "--image-size", "9"], 2, "at least 32, got 9"),
         (["a.jpg", "--workdir", "x", "--polarity", "up"], 2, "invalid choice: 'up'"),
     ],

