@@ -14,22 +14,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int8, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from rich import box
 from rich.table import Table
 
 from reldepth_jax import visualise
 from reldepth_jax.config import EvalConfig
 from reldepth_jax.conventions import Sample, Source
-from reldepth_jax.metrics import confidence, ordinal
+from reldepth_jax.metrics import confidence, heldout, ordinal
 from reldepth_jax.metrics.confidence import Calibration
 from reldepth_jax.metrics.ordinal import ErrorCounts
 
 Predict = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "h w"]]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-LabelledPairs = tuple[ordinal.PixelPairs, Int8[np.ndarray, "_n"]]
-"""Pairs of one image and their relations."""
 
 MEASURES = {
     "whdr": "WHDR",
@@ -183,13 +181,13 @@ def evaluate(
     pictures: list[Picture] = []
     judged: list[Float[np.ndarray, "3 _n"]] = []
     for index, sample, score in _predictions(predict, source, config, progress):
-        pairs = _labelled_pairs(sample, index, config, same_row=False)
-        row_pairs = _labelled_pairs(sample, index, config, same_row=True)
-        by_row = _rule_score(*score.shape)
+        pairs = heldout.labelled_pairs(sample, index, config, same_row=False)
+        row_pairs = heldout.labelled_pairs(sample, index, config, same_row=True)
+        by_row = heldout.rule_score(*score.shape)
         model.append(_count(score, pairs, row_pairs, tau and tau.model, tie=1.0))
         rule.append(_count(by_row, pairs, row_pairs, tau and tau.rule, tie=0.5))
         if temperature is not None:
-            judged.append(_differences(score, pairs))
+            judged.append(heldout.differences(score, pairs))
         if len(pictures) < keep:
             rates = (counts["whdr"].rate for counts in (model[-1], rule[-1]))
             pictures.append(_picture(index, sample, score, *rates))
@@ -206,10 +204,10 @@ def fit(
     temperature the negative log-likelihood (`confidence.fit_temperature`).
     """
     judged = [
-        _differences(score, _labelled_pairs(sample, index, config, same_row=False))
+        heldout.differences(score, heldout.labelled_pairs(sample, index, config, same_row=False))
         for index, sample, score in _predictions(predict, source, config, progress)
     ]
-    *scores, relation = _pooled(judged)
+    *scores, relation = heldout.pooled(judged)
     return Fit(
         Taus(*(ordinal.best_tau(each, relation) for each in scores)),
         Temperatures(*(confidence.fit_temperature(each, relation) for each in scores)),
@@ -293,52 +291,10 @@ def _predictions(
             progress(index + 1, count)
 
 
-def _labelled_pairs(
-    sample: Sample, index: int, config: EvalConfig, *, same_row: bool
-) -> LabelledPairs:
-    if "pairs" in sample:
-        return _annotated_pairs(sample, sample["pairs"], same_row=same_row)
-    pairs = ordinal.heldout_pairs(
-        sample["mask"],
-        seed=config.seed,
-        index=index,
-        count=config.pairs_per_image,
-        same_row=same_row,
-    )
-    depth = sample["depth"].reshape(-1)
-    return pairs, ordinal.relation(depth[pairs.first], depth[pairs.second], config.sigma)
-
-
-def _annotated_pairs(
-    sample: Sample, rows: Int32[np.ndarray, "n 5"], *, same_row: bool
-) -> LabelledPairs:
-    height, width = sample["mask"].shape
-    if same_row:
-        rows = rows[np.abs(rows[:, 0] - rows[:, 2]) < ordinal.ROW_BAND * height]
-    first, second = rows[:, 0] * width + rows[:, 1], rows[:, 2] * width + rows[:, 3]
-    return ordinal.PixelPairs(first, second), rows[:, 4].astype(np.int8)
-
-
-def _differences(
-    score: Float[np.ndarray, "h w"], labelled: LabelledPairs
-) -> Float[np.ndarray, "3 _n"]:
-    """Return score differences of the model and of the rule, and the relations."""
-    pairs, relation = labelled
-    by_row = ordinal.difference(_rule_score(*score.shape), pairs)
-    return np.stack([ordinal.difference(score, pairs), by_row, relation.astype(np.float64)])
-
-
-def _pooled(
-    judged: Sequence[Float[np.ndarray, "3 _n"]],
-) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], Int8[np.ndarray, "n"]]:
-    model, rule, relation = np.concatenate([np.zeros((3, 0)), *judged], axis=1)
-    return model, rule, relation.astype(np.int8)
-
-
 def _calibration(
     judged: Sequence[Float[np.ndarray, "3 _n"]], temperature: Temperatures
 ) -> dict[str, Calibration]:
-    *scores, relation = _pooled(judged)
+    *scores, relation = heldout.pooled(judged)
     return {
         name: Calibration.of_pairs(each, relation, degree)
         for (name, degree), each in zip(temperature._asdict().items(), scores, strict=True)
@@ -347,8 +303,8 @@ def _calibration(
 
 def _count(
     score: Float[np.ndarray, "h w"],
-    labelled: LabelledPairs,
-    row_labelled: LabelledPairs,
+    labelled: heldout.LabelledPairs,
+    row_labelled: heldout.LabelledPairs,
     tau: float | None,
     *,
     tie: float,
@@ -370,11 +326,6 @@ def _count(
 def _merge(counts: list[dict[str, ErrorCounts]], tau: Taus | None) -> dict[str, ErrorCounts]:
     keys = list(MEASURES) if tau else ["whdr", "same_row"]
     return {key: ErrorCounts.merge([image[key] for image in counts]) for key in keys}
-
-
-def _rule_score(height: int, width: int) -> Float[np.ndarray, "h w"]:
-    """Lower is nearer; in shares of the height, so that one threshold fits all image sizes."""
-    return np.broadcast_to(-np.arange(height)[:, None] / height, (height, width))
 
 
 def _picture(

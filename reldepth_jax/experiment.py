@@ -1,6 +1,7 @@
 """One training run from its configuration: everything wired together, kept in a run directory."""
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -8,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from reldepth_jax import faults, initial, runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
-from reldepth_jax.config import Config
+from reldepth_jax.config import Config, EvalConfig, TrainConfig
 from reldepth_jax.config import validate as validate_config
 from reldepth_jax.conventions import Batch, Source
 from reldepth_jax.data.files import DataError
@@ -38,44 +40,76 @@ from reldepth_jax.workdir import History, own
 _PICTURES = 6
 
 
-def step_function(
-    config: Config, model: RelDepthNet
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Return the configured training step, not compiled."""
-    return make_train_step(
-        model,
-        LOSSES.create(config.loss.name, **config.loss.options),
-        PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options),
-        optim.make_optimizer(config.optim, config.train.steps),
-        seed=config.train.seed,
-        sigma=config.eval.sigma,
-        trained=optim.trained(config.optim),
-        frozen_statistics=config.optim.frozen_statistics,
+def step_function(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the configured training step, compiled when first called; the state is donated.
+
+    Runs of one process that differ in their seed, or in what does not enter the step, share it.
+    """
+    compiled = _compiled(
+        Config(
+            model=config.model,
+            loss=config.loss,
+            pairs=config.pairs,
+            optim=config.optim,
+            train=TrainConfig(steps=config.train.steps),
+            eval=EvalConfig(sigma=config.eval.sigma),
+        )
     )
+    seed = np.uint32(config.train.seed % 2**32)
+    return lambda state, batch: compiled(state, batch, seed)
 
 
-def train(config: Config, workdir: pathlib.Path, console: Console) -> int:
+@functools.lru_cache(maxsize=8)
+def _compiled(config: Config) -> Callable[..., tuple[TrainState, Metrics]]:
+    model, _ = runs.new_state(config, abstract=True)
+    loss = LOSSES.create(config.loss.name, **config.loss.options)
+    sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
+
+    def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
+        train_step = make_train_step(
+            model,
+            loss,
+            sampler,
+            optim.make_optimizer(config.optim, config.train.steps),
+            seed=seed,
+            sigma=config.eval.sigma,
+            trained=optim.trained(config.optim),
+            frozen_statistics=config.optim.frozen_statistics,
+        )
+        return train_step(state, batch)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def train(
+    config: Config,
+    workdir: pathlib.Path,
+    console: Console,
+    sources: Sequence[Source] | None = None,
+    validation: Source | None = None,
+) -> int:
     """Train until `config.train.steps`, continuing what `workdir` holds; return the exit code.
 
     0 when done, 128 + signal number when stopped by a signal and 75 when `train.max_minutes` are
-    over, both with the state saved.
+    over, both with the state saved. `sources` and `validation` are those of the configuration, made
+    before.
     Raises RunError for a run directory that belongs to another configuration or other data,
     BusyError, WorkdirError, CheckpointError, StorageError, DataStopped, NonFiniteError, and
     UserError for data that cannot be used.
     """
     faults.reach("start")
-    sources = train_sources(config)
-    validation = make_source(config, "val")
+    sources = sources or train_sources(config)
+    validation = validation or make_source(config, "val")
     config = _with_steps(config, sources)
     devices = Devices(config.data.batch_size)
     runs.require_same(workdir, config, sources)
-    _require_usable(config, workdir, sources)
+    require_usable(config, workdir, sources)
     runtime.keep_memory()
     with own(workdir):
         return _Session(config, workdir, console, sources, validation, devices).run()
 
 
-def _require_usable(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> None:
+def require_usable(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> None:
     """Raise UserError for mistakes that would be met later, when the directory has been made."""
     LOSSES.create(config.loss.name, **config.loss.options)
     sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
@@ -165,7 +199,7 @@ class _Session:
                 state = loop.fit(
                     state,
                     fetcher,
-                    jax.jit(step_function(config, model), donate_argnums=0),
+                    step_function(config),
                     config.train,
                     validate=lambda state, step: self._validate(state, step, records, interrupt),
                     save=self._save,

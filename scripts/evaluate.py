@@ -204,7 +204,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     console = Console()
     network = ", step ".join(str(value) for value in _origin(options, model).values())
     title = f"{network}, {options.split} images"
-    named = {f"{key}, {each.num_images} images": each for key, each in results.items()}
+    named = {f"{key}\n{each.num_images} images": each for key, each in results.items()}
     console.print(evaluate.table(title, named) if len(results) > 1 else result.table(title))
     for choice, reason in left_out:
         console.print(f"left out: {choice.name}: {reason}", highlight=False, markup=False)

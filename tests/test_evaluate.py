@@ -271,6 +271,36 @@ def test_differences_are_to_the_first_group_and_negative_for_fewer_errors():
     assert difference["opposite"] == 0
 
 
+def test_plain_words_say_who_errs_less():
+    both = groups()
+    facts = compare.report(both)
+    difference = facts["differences"]["two"]["whdr"]
+    value, low, high = (f"{100 * difference[key]:.1f}" for key in ("value", "low", "high"))
+    line = compare.statements(facts)[0]
+    assert line == (
+        f"WHDR: two errs less than one: difference {value} [{low}, {high}] points of two minus"
+        " one, 1 and 2 seeds, 5 images"
+    )
+    turned = compare.report(dict(reversed(both.items())))
+    assert "WHDR: two errs less than one: difference +" in compare.statements(turned)[0]
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (None, None)])
+def test_an_interval_with_zero_or_none_does_not_tell_apart(interval):
+    low, high = interval
+    difference = {"value": 0.05, "low": low, "high": high, "opposite": 0.2}
+    one = {"whdr": {"rates": [0.1]}}
+    facts = {
+        "images": 7,
+        "difference_to": "a",
+        "groups": {"a": one, "b": one},
+        "differences": {"b": {"whdr": difference}},
+    }
+    (line,) = compare.statements(facts)
+    assert line.startswith("WHDR: b and a are not told apart: difference +5.0")
+    assert line.endswith("1 seed, 7 images")
+
+
 def test_the_comparison_becomes_a_markdown_table_and_a_picture():
     both = groups()
     rows = compare.rows(compare.report(both))

@@ -230,7 +230,7 @@ def start(config: Config) -> tuple[Any, TrainState]:
     params = jax.tree.map(
         lambda leaf: leaf.at[0, 0, 0, 0].set(-0.0) if leaf.ndim == 4 else leaf, state.params
     )
-    step = jax.jit(experiment.step_function(config, model))
+    step = jax.jit(experiment.step_function(config))
     return step, state._replace(params=params, stats=stats)
 
 
@@ -302,7 +302,7 @@ def test_no_convolution_runs_backward_where_nothing_below_is_trained():
         config = small(**options)
         model, state = runs.new_state(config, abstract=True)
         return convolutions(
-            jax.make_jaxpr(experiment.step_function(config, model))(state, a_batch()).jaxpr
+            jax.make_jaxpr(experiment.step_function(config))(state, a_batch()).jaxpr
         )
 
     # Forward, for the kernel, for the input; the image needs no gradient.

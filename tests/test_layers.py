@@ -13,12 +13,13 @@ LAYERS = [
     {"errors", "conventions", "registry", "runtime", "faults"},
     {"config", "ops", "workdir"},
     {"cli", "pairs", "metrics", "models", "data"},
-    {"visualise", "presets"},
+    {"visualise", "presets", "curves"},
     {"losses", "checkpoint", "predict", "weights"},
     {"train", "evaluate", "protocols", "doctor"},
     {"runs"},
     {"api", "initial"},
     {"experiment", "compare", "inspect_run"},
+    {"ablation"},
 ]
 """Lowest first; names of modules and folders of the package."""
 

@@ -48,11 +48,13 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from flax import nnx
 from PIL import Image
 
-from reldepth_jax import cli, config, experiment, runs
+from reldepth_jax import api, cli, config, experiment, runs
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.data.pipeline import make_source, train_sources
+from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.data.transforms import TrainTransform
 from tests.fixtures import (
     da2k,
@@ -920,13 +922,20 @@ def read_all(settings: config.Config, workdir: pathlib.Path, console: object) ->
     return 0
 
 
-def untrained(workdir: str | os.PathLike[str], step: int | None = None) -> Any:
-    """Stand in for `runs.load_run`."""
-    return types.SimpleNamespace(
-        model_fn=lambda images: np.zeros(images.shape[:3], np.float32),
-        step=8,
-        config=config.load(str(ROOT / "configs/smoke.py")),
-    )
+SMOKE = config.load(str(ROOT / "configs/smoke.py"))
+
+
+class Untrained(api.Model):
+    """A network that scores everything 0."""
+
+    def __call__(self, images: Any) -> Any:
+        return np.zeros(images.shape[:3], np.float32)
+
+
+def untrained(workdir: str | os.PathLike[str], step: int | None = None) -> api.Model:
+    """Stand in for `api.from_run`."""
+    preprocessing = Preprocessing(size=runs.image_size(SMOKE))
+    return Untrained(SMOKE.model, nnx.State({}), nnx.State({}), preprocessing, {"step": "8"})
 
 
 Listing = dict[str, tuple[int, int]]
@@ -1023,11 +1032,12 @@ def test_fault_is_told_in_one_line(
 ):
     case = BY_NAME[name]
     monkeypatch.setattr(experiment, "train", read_all)
-    monkeypatch.setattr(runs, "load_run", untrained)
+    monkeypatch.setattr(api, "from_run", untrained)
     monkeypatch.setattr(sys, "argv", [case.script, *planted(case, originals, tmp_path)])
     monkeypatch.chdir(tmp_path / "data")
     if case.script != "train":
         (tmp_path / "run").mkdir()
+        runs.save_config(tmp_path / "run", SMOKE)
     before = listing(tmp_path / "data"), listing(tmp_path / "run")
     module = script(case.script)
     capfd.readouterr()

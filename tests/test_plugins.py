@@ -18,7 +18,12 @@ from reldepth_jax.experiment import step_function
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
 from reldepth_jax.runs import new_state
 
-CONFIGS = [*map(str, sorted(pathlib.Path("configs").glob("*.py"))), "configs/redweb_diw.py:mixed"]
+# Without the grid of `scripts/ablate.py`.
+CONFIGS = [
+    *(str(p) for p in sorted(pathlib.Path("configs").glob("*.py")) if p.stem != "ablation"),
+    "configs/redweb_diw.py:mixed",
+    "configs/vizdoom.py:mixed",
+]
 
 
 def make_batch(depth: np.ndarray, mask: np.ndarray | None = None) -> Batch:
@@ -51,7 +56,7 @@ ANNOTATED = jnp.zeros((2, 1, 5), jnp.int32)
 SCORES = {
     "random": jnp.asarray(RANDOM - 5, jnp.float32),
     "zero": jnp.zeros(RANDOM.shape),
-    "constant": jnp.full(RANDOM.shape, 0.1),
+    "constant": jnp.full(RANDOM.shape, 0.1, jnp.float32),
     "tiny": jnp.asarray((RANDOM - 5) * 1e-30, jnp.float32),
     "huge": jnp.asarray((RANDOM - 5) * 2.5e14, jnp.float32),
     "bfloat16": jnp.asarray(RANDOM - 5, jnp.bfloat16),
@@ -77,25 +82,23 @@ def pairs_in(depth: str) -> Pairs:
 @pytest.mark.parametrize("score", SCORES)
 def test_a_loss_is_finite_with_finite_gradients(name: str, depth: str, score: str):
     batch = DEPTHS[depth]
-    value, gradient = compiled_loss(name)(SCORES[score], batch, pairs_in(depth))
+    value, gradient = map(np.asarray, compiled_loss(name)(SCORES[score], batch, pairs_in(depth)))
     assert value.shape == ()
     assert gradient.dtype == SCORES[score].dtype
-    assert jnp.isfinite(value)
-    assert jnp.all(jnp.isfinite(gradient))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
     assert value >= 0
-    assert jnp.all(jnp.where(batch["mask"], 0.0, gradient) == 0)
+    assert (gradient[~np.asarray(batch["mask"])] == 0).all()
     if depth == "all masked":
         assert value == 0
 
 
 @pytest.mark.parametrize("name", LOSSES.entries)
 def test_a_loss_compiles_to_what_it_computes(name: str):
-    batch, loss = DEPTHS["half masked"], LOSSES.create(name)
+    batch, pairs = DEPTHS["half masked"], pairs_in("half masked")
     score = jnp.asarray(RANDOM, jnp.float32)
-    pairs = pairs_of(batch)
-    np.testing.assert_allclose(
-        jax.jit(loss)(score, batch, pairs), loss(score, batch, pairs), rtol=1e-5
-    )
+    value, _ = compiled_loss(name)(score, batch, pairs)
+    np.testing.assert_allclose(value, LOSSES.create(name)(score, batch, pairs), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES.entries)
@@ -187,7 +190,7 @@ def test_every_config_builds_its_train_step(path: str, annotated: int):
     }
     if annotated:
         batch["pairs"] = jax.ShapeDtypeStruct((size[0], annotated, 5), jnp.int32)
-    after, metrics = jax.eval_shape(step_function(config, model), state, batch)
+    after, metrics = jax.eval_shape(step_function(config), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert all(
         (a.shape, a.dtype) == (b.shape, b.dtype)

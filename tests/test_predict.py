@@ -3,6 +3,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ class Red(api.Model):
         told = {"step": str(step)}
         return cls(ModelConfig(), nnx.State({}), nnx.State({}), Preprocessing(size=64), told)
 
-    def __call__(self, images):
+    def __call__(self, images: Any) -> Any:
         return red(images)
 
 

@@ -29,6 +29,19 @@ def load(path: str) -> Config:
     `path` may end in `:variant`, which is passed to `get_config(variant)`. Raises ConfigError with
     file and line for a file that is missing or fails.
     """
+    config = run_file(path, "get_config")
+    try:
+        validate(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path.partition(':')[0]}: {error}") from None
+    return config
+
+
+def run_file(path: str, function: str) -> Any:
+    """Run a Python file and return what its `function()` returns, or `function(variant)`.
+
+    Raises ConfigError with file and line for a file that is missing or fails.
+    """
     file, _, variant = path.partition(":")
     source = pathlib.Path(file)
     if not source.is_file():
@@ -36,10 +49,10 @@ def load(path: str) -> Config:
         hint = did_you_mean(file, there) or f" Available: {', '.join(there) or 'none'}."
         raise ConfigError(f"no configuration file {file}.{hint}")
     try:
-        get_config = runpy.run_path(file).get("get_config")
-        if get_config is None:
-            raise ConfigError(f"{file}: defines no function get_config()")
-        config = get_config(*[variant] if variant else [])
+        get = runpy.run_path(file).get(function)
+        if get is None:
+            raise ConfigError(f"{file}: defines no function {function}()")
+        return get(*[variant] if variant else [])
     except ConfigError:
         raise
     except Exception as error:
@@ -48,11 +61,6 @@ def load(path: str) -> Config:
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = f", line {line}" if line else ""
         raise ConfigError(f"{file}{where}: {_explain(error)}") from error
-    try:
-        validate(config)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from None
-    return config
 
 
 def _explain(error: Exception) -> str:

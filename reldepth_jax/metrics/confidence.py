@@ -56,10 +56,6 @@ def fit_temperature(difference: Float[np.ndarray, "n"], relation: Int8[np.ndarra
         return float(np.sum(margin * _sigmoid(-margin / math.exp(log_t)))) < 0
 
     low, high = -math.log(BOUND), math.log(BOUND)
-    if not too_low(low):
-        return scale * math.exp(low)
-    if too_low(high):
-        return scale * math.exp(high)
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if too_low(middle) else (low, middle)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt8, UInt32
 
 from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler
 from reldepth_jax.models.reldepth_net import RelDepthNet
@@ -26,7 +26,7 @@ def make_train_step(
     sampler: PairSampler,
     optimizer: optax.GradientTransformation,
     *,
-    seed: int,
+    seed: int | UInt32[Array, ""],
     sigma: float,
     trained: Trained = everything,
     frozen_statistics: Literal["none", "encoder", "all"] = "none",

@@ -96,7 +96,7 @@ def ranking_of_maps(
 
 
 def normalised(depths: Sequence[float], method: str) -> list[float]:
-    """Ground truth of one image's valid pixels on its own scale, nearest 0 (or median 0), or raw."""
+    """Ground truth of one image's valid pixels: nearest 0, or median 0, or as it is."""
     if method in ("minmax", "median_mad", "none"):
         finite = [d for d in depths if d != math.inf]
         values = [max(finite, default=0.0) if d == math.inf else d for d in depths]

@@ -1,0 +1,168 @@
+"""What ranking is worth: losses, numbers of pairs and images, clean and noisy labels.
+
+    python scripts/ablate.py --config configs/ablation.py              # quick: two CPU cores
+    python scripts/ablate.py --config configs/ablation.py:table3       # losses
+    python scripts/ablate.py --config configs/ablation.py:figure5a     # pairs an image
+    python scripts/ablate.py --config configs/ablation.py:figure5b     # training images
+
+After Xian et al., CVPR 2018, Tables 2 and 3, Figure 5. The paper's data cannot be downloaded here:
+these train on the embedded scenes, on Freedoom's maps (extra `vizdoom`), or on both, and are judged
+on held-out images of both, with clean labels. For other data change the sources below.
+
+`quick`: ResNet-18 from scratch at 64x96, decoder of width 16, 300 steps of 8 images, three seeds;
+regression with the scale of 8-bit maps and by median and mean deviation, MiDaS' total loss, plain
+and improved ranking, on three conditions: clean labels, labels like those of web stereo (offset,
+gain, 64 values, wrong regions), and such labels on mixed sources. The others: ResNet-50 at 384x384
+in bfloat16, for a GPU.
+
+Cost: not measured; `quick` takes more than an hour on 2 CPU cores.
+Score: not measured.
+"""
+
+import dataclasses
+import importlib.util
+
+from reldepth_jax.ablation.grid import Grid, Heldout
+from reldepth_jax.config import (
+    Choice,
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    LabelNoise,
+    MixedSource,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+
+SCENES = Choice("synthetic")
+WEB_STEREO = LabelNoise(gain=1.0, offset=1.0, levels=64, wrong=0.2)
+# What Freedoom's coarse depth supports, see configs/vizdoom.py.
+COARSE = 0.12
+
+LOSSES = {
+    "improved ranking": Choice("ranking"),
+    "plain ranking": Choice("ranking", drop_easiest=0.0),
+    "L1": Choice("mae", normalisation="inverse_minmax"),
+    "L1, median and MAD": Choice("mae", normalisation="inverse_median_mad"),
+    "MiDaS": Choice("sum"),
+}
+L2 = {
+    "L2": Choice("l2", normalisation="inverse_minmax"),
+    "L2, median and MAD": Choice("l2", normalisation="inverse_median_mad"),
+}
+
+
+def get_grid(variant: str = "quick") -> Grid:
+    """Return the grid; `variant` is quick, table3, figure5a or figure5b."""
+    grids = {"quick": _quick, "table3": _table3, "figure5a": _figure5a, "figure5b": _figure5b}
+    if variant not in grids:
+        raise ConfigError(f"no variant {variant!r}; there are {', '.join(grids)}")
+    return grids[variant]()
+
+
+def _quick() -> Grid:
+    frames = Choice("vizdoom", height=96, length=640)
+    base = Config(
+        data=DataConfig(source=SCENES, crop=(64, 96), batch_size=8),
+        model=ModelConfig(encoder=Choice("resnet18"), decoder_width=16, init="he"),
+        optim=OptimConfig(name="adamw", learning_rate=2e-3, encoder_lr_scale=1.0, warmup_steps=30),
+        train=TrainConfig(
+            steps=300, eval_every=100, eval_images=50, checkpoint_every=300, checkpoint_minutes=60
+        ),
+        eval=EvalConfig(num_images=100),
+    )
+    noisy = dataclasses.replace(base, data=_noisy(base.data))
+    conditions = {"clean": _arms(base, LOSSES), "noisy": _arms(noisy, LOSSES)}
+    heldout = {"scenes": Heldout(source=SCENES)}
+    if _has_vizdoom():
+        mixed = _mixed(noisy, frames)
+        conditions["noisy and mixed"] = _arms(mixed, LOSSES, COARSE)
+        heldout["Freedoom"] = Heldout(source=frames, sigma=COARSE)
+    return Grid(arms=conditions, heldout=heldout)
+
+
+def _table3() -> Grid:
+    base, heldout = _large()
+    clean = dataclasses.replace(base, data=dataclasses.replace(base.data, label_noise=LabelNoise()))
+    losses = LOSSES | L2
+    return Grid(
+        arms={"clean": _arms(clean, losses, COARSE), "noisy": _arms(base, losses, COARSE)},
+        heldout=heldout,
+        num_images=200,
+    )
+
+
+def _figure5a() -> Grid:
+    base, heldout = _large()
+    arms = {
+        f"{pairs} pairs": dataclasses.replace(
+            base,
+            loss=Choice("ranking", sigma=COARSE),
+            # The same shapes for all budgets.
+            pairs=Choice("uniform", num_pairs=pairs, padded_to=6000),
+        )
+        for pairs in (3000, 1, 100, 1000, 6000)
+    }
+    return Grid(arms={"noisy and mixed": arms}, heldout=heldout, num_images=200)
+
+
+def _figure5b() -> Grid:
+    base, heldout = _large()
+    base = dataclasses.replace(base, loss=Choice("ranking", sigma=COARSE))
+    arms = {
+        f"{images} images": dataclasses.replace(
+            base, data=dataclasses.replace(base.data, mix=(), subset=images)
+        )
+        for images in (3600, 360, 900, 1800, 2700)
+    }
+    return Grid(arms={"noisy": arms}, heldout=heldout, num_images=200)
+
+
+def _large() -> tuple[Config, dict[str, Heldout]]:
+    frames = Choice("vizdoom")
+    base = Config(
+        data=DataConfig(source=SCENES, crop=(384, 384), batch_size=32, threads=8),
+        model=ModelConfig(encoder=Choice("resnet50"), init="he", dtype="bfloat16"),
+        optim=OptimConfig(name="adamw", learning_rate=5e-4, encoder_lr_scale=1.0, warmup_steps=200),
+        train=TrainConfig(steps=4000, eval_every=500),
+        eval=EvalConfig(num_images=200),
+    )
+    noisy = dataclasses.replace(base, data=_noisy(base.data))
+    heldout = {
+        "scenes": Heldout(source=SCENES),
+        "Freedoom": Heldout(source=frames, sigma=COARSE),
+    }
+    return _mixed(noisy, frames), heldout
+
+
+def _arms(base: Config, losses: dict[str, Choice], sigma: float = 0.02) -> dict[str, Config]:
+    return {
+        name: dataclasses.replace(
+            base,
+            loss=Choice("ranking", **loss.options, sigma=sigma) if loss.name == "ranking" else loss,
+        )
+        for name, loss in losses.items()
+    }
+
+
+def _noisy(data: DataConfig) -> DataConfig:
+    return dataclasses.replace(data, label_noise=WEB_STEREO)
+
+
+def _mixed(config: Config, frames: Choice) -> Config:
+    data = dataclasses.replace(
+        config.data,
+        mix=(MixedSource(source=frames, share=0.5),),
+        color_jitter=0.4,
+        gamma_jitter=1.0,
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def _has_vizdoom() -> bool:
+    found = importlib.util.find_spec("vizdoom") is not None
+    if not found:
+        print("vizdoom is not installed: mixed sources are left out (pip install vizdoom)")
+    return found

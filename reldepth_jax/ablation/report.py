@@ -1,0 +1,56 @@
+"""Tables, statements and pictures of a finished grid."""
+
+import json
+import pathlib
+from typing import Any
+
+from reldepth_jax import compare, curves, visualise
+from reldepth_jax.ablation.grid import Grid
+from reldepth_jax.ablation.run import Results
+from reldepth_jax.data.io import atomic_write
+
+
+def write(
+    grid: Grid,
+    results: Results,
+    learning: dict[str, dict[str, dict[int, list[float]]]],
+    workdir: pathlib.Path,
+    seconds: float,
+) -> str:
+    """Write results.json, results.md and the pictures; return the Markdown.
+
+    Each condition is compared with its first arm, on each held-out source, beside the rule "lower
+    in the image is nearer".
+    """
+    facts: dict[str, Any] = {"seconds": round(seconds), "seeds": list(grid.seeds), "results": {}}
+    parts = []
+    for source, conditions in results.items():
+        for condition, groups in conditions.items():
+            report = compare.report(groups)
+            facts["results"].setdefault(source, {})[condition] = report
+            claims = compare.statements(report)
+            parts.append(f"## {condition}, judged on {source}\n")
+            notes = "\n".join(f"- {claim}" for claim in claims)
+            parts.append(compare.markdown(compare.rows(report), notes))
+            if any(group[0].pictures for group in groups.values()):
+                name = f"comparison_{source}_{condition}.png"
+                visualise.save_picture(workdir / name, compare.picture(groups))
+    for condition, arms in learning.items():
+        title = f"{condition}: WHDR on validation images"
+        picture = curves.draw(arms, title, "percent of unequal pairs")
+        visualise.save_picture(workdir / f"curves_{condition}.png", picture)
+    steps = next(iter(grid.runs()))[-1].train.steps
+    header = (
+        f"# Ablation\n\n{steps} steps a run, {len(grid.seeds)} seeds, {grid.num_images} held-out"
+        " images of each source. Errors in percent: mean over the seeds ± standard deviation over"
+        " them [95 % bootstrap interval over images]; differences are paired over images.\n"
+    )
+    text = "\n".join([header, *parts])
+    _write(workdir / "results.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    _write(workdir / "results.md", text)
+    return text
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))

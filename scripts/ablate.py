@@ -1,0 +1,58 @@
+"""Train and judge a grid of runs: losses, samplers, numbers of pairs and images, label noise.
+
+python scripts/ablate.py --config configs/ablation.py                 # quick, for two CPU cores
+python scripts/ablate.py --config configs/ablation.py:table3          # for a GPU
+python scripts/ablate.py --config configs/ablation.py:figure5a --workdir runs/figure5a
+
+Stopped or killed, the same command continues; finished runs are kept. Writes into the work
+directory: runs/CONDITION/ARM/seed_K with a log beside each, results.json, results.md, curves and
+comparison pictures.
+"""
+
+import argparse
+import pathlib
+import time
+
+from reldepth_jax import cli
+from reldepth_jax.ablation import grid as grids
+
+
+def main() -> int:
+    """Read the command line, check every arm, train, judge, write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="file with get_grid(), or file:variant")
+    parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/NAME_VARIANT")
+    options, _ = cli.parse(parser)
+    grid = grids.load(options.config)
+    file, _, variant = options.config.partition(":")
+    name = "_".join([pathlib.Path(file).stem, *[variant] * bool(variant)])
+    workdir: pathlib.Path = options.workdir or pathlib.Path("runs") / name
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    import jax
+
+    from reldepth_jax.ablation import report, run
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.config.jax_compilation_cache_dir is None:
+        # Steps and networks of one kind are compiled once for the whole grid, also after a restart.
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+    began = time.monotonic()
+    with cli.progress_bar("runs") as progress:
+        code = run.train(grid, workdir, progress)
+    if code:
+        print("stopped; the same command continues")
+        return code
+    with cli.progress_bar("judging") as progress:
+        results = run.judge(grid, workdir, progress)
+    seconds = time.monotonic() - began
+    text = report.write(grid, results, run.curves(grid, workdir), workdir, seconds)
+    print(text)
+    print(f"{seconds / 60:.1f} minutes; written: {workdir}/results.json, results.md, pictures")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, leave=True)
