@@ -10,6 +10,7 @@ comparison pictures.
 """
 
 import argparse
+import os
 import pathlib
 import time
 
@@ -36,7 +37,7 @@ def main() -> int:
     from reldepth_jax.ablation import report, run
 
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         # Steps and networks of one kind are compiled once for the whole grid, also after a restart.
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
     began = time.monotonic()

@@ -216,15 +216,15 @@ def test_a_mistake_is_one_line_within_two_seconds(name: str, tmp_path: pathlib.P
              "--config.data.source.root=nowhere"],
             "nowhere",
         ),
-        (["scripts/evaluate.py", "--workdir", "nowhere"], "nowhere: no such file"),
+        (["scripts/evaluate.py", "--workdir", "nowhere"], "nowhere: no config.json"),
         (["scripts/evaluate.py", "--dataset", "diww", "--data-dir", "x"], "Did you mean 'diw'"),
         (["scripts/evaluate.py", "--dataset", "diw"], "give both"),
         (
             ["scripts/evaluate.py", "--dataset", "diw", "--data-dir", "x", "--split", "val"],
             "--split does not go with --dataset",
         ),
-        (["scripts/predict.py", "x.jpg", "--workdir", "nowhere"], "nowhere: no such file"),
-        (["scripts/compare.py", "nowhere", "nowhere2"], "nowhere: no such file"),
+        (["scripts/predict.py", "x.jpg", "--workdir", "nowhere"], "nowhere: no config.json"),
+        (["scripts/compare.py", "nowhere", "nowhere2"], "nowhere: no config.json"),
     ],
     ids=str,
 )  # fmt: skip

@@ -145,7 +145,7 @@ def _shifted_conv(
 
 
 def _shifts(
-    padded: Array, size: tuple[int, int], strides: tuple[int, int]
+    padded: Array, size: tuple[int, ...], strides: tuple[int, int]
 ) -> Iterator[tuple[int, int, Array]]:
     """Yield every cell (i, j) of the kernel with the inputs that it meets."""
     height, width = padded.shape[-3:-1]
