@@ -16,7 +16,7 @@ from reldepth_jax import faults, initial, runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config, EvalConfig, TrainConfig
 from reldepth_jax.config import validate as validate_config
-from reldepth_jax.conventions import Batch, Source
+from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler, Source
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.fingerprint import name_of
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
@@ -26,6 +26,7 @@ from reldepth_jax.data.tolerant import Tolerant, too_many
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluate import contact_sheet, evaluate
 from reldepth_jax.models.reldepth_net import RelDepthNet
+from reldepth_jax.pairs.budget import limited
 from reldepth_jax.predict import Predictor
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.train import loop, optim
@@ -43,33 +44,43 @@ _PICTURES = 6
 def step_function(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the configured training step, compiled when first called; the state is donated.
 
-    Runs of one process that differ in their seed, or in what does not enter the step, share it.
+    Runs of one process that differ in their seed, in a budget of pairs that is padded, or in what
+    does not enter the step, share it.
     """
+    sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
+    shared = getattr(sampler, "shared", None)
+    sampler, budget = shared() if shared else (sampler, None)
     compiled = _compiled(
         Config(
             model=config.model,
-            loss=config.loss,
-            pairs=config.pairs,
             optim=config.optim,
             train=TrainConfig(steps=config.train.steps),
             eval=EvalConfig(sigma=config.eval.sigma),
-        )
+        ),
+        LOSSES.create(config.loss.name, **config.loss.options),
+        sampler,
     )
     seed = np.uint32(config.train.seed % 2**32)
-    return lambda state, batch: compiled(state, batch, seed)
+    return lambda state, batch: compiled(state, batch, seed, budget)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(config: Config) -> Callable[..., tuple[TrainState, Metrics]]:
+def _compiled(
+    config: Config, loss: Loss, sampler: PairSampler
+) -> Callable[..., tuple[TrainState, Metrics]]:
     model, _ = runs.new_state(config, abstract=True)
-    loss = LOSSES.create(config.loss.name, **config.loss.options)
-    sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
 
-    def step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, seed: jax.Array, budget: jax.Array | None
+    ) -> tuple[TrainState, Metrics]:
+        def draw(key: jax.Array, batch: Batch) -> Pairs:
+            pairs = sampler(key, batch)
+            return pairs if budget is None else limited(pairs, budget)
+
         train_step = make_train_step(
             model,
             loss,
-            sampler,
+            draw,
             optim.make_optimizer(config.optim, config.train.steps),
             seed=seed,
             sigma=config.eval.sigma,

@@ -38,6 +38,11 @@ def load(config: Config) -> Initial | None:
         told = f"{origin}, step {run.step}"
     else:
         packaged = origin.startswith(packages.PREFIX)
+        if not packaged and not pathlib.Path(origin).exists():
+            raise RunError(
+                f"init_from {origin}: no such file; give a run directory, a .safetensors file or"
+                f" {packages.PREFIX}NAME"
+            )
         weights = convert.from_file(origin) if packaged else file.read(origin)
         held, model, part = weights.arrays, weights.model, weights.part
         told = f"{origin} ({weights.architecture}, {weights.provenance.get('file', '?')})"

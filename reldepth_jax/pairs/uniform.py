@@ -36,6 +36,12 @@ class UniformPairs:
                 f" {self.padded_to}"
             )
 
+    def shared(self) -> tuple["UniformPairs", int | None]:
+        """Return the sampler whose first so many pairs are drawn, one for all budgets."""
+        if not self.padded_to:
+            return self, None
+        return UniformPairs(num_pairs=self.padded_to), self.num_pairs
+
     def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
         """Draw `num_pairs` an image; all invalid in an image with fewer than two valid pixels."""
         mask = batch["mask"].reshape(batch["mask"].shape[0], -1)
