@@ -8,13 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32
 
 from reldepth_jax import runs
 from reldepth_jax.config import ModelConfig
+from reldepth_jax.data.geometry import STRIDE
 from reldepth_jax.data.preprocessing import Preprocessing
+from reldepth_jax.errors import UserError
+from reldepth_jax.models.fast import compiler_options, fast_network, fast_params
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.predict import Predictor
 from reldepth_jax.train.state import graph_definition
@@ -29,10 +33,13 @@ class Model:
     """A network with its weights and the preprocessing that belongs to them."""
 
     config: ModelConfig
-    params: nnx.State
-    stats: nnx.State
+    params: nnx.State = dataclasses.field(repr=False)
+    stats: nnx.State = dataclasses.field(repr=False)
     preprocessing: Preprocessing
     provenance: Mapping[str, str]
+    fast: bool = False
+    """On CPU, convolutions by Winograd's algorithm: about half the time, 4 times the memory for
+    weights, and rounding errors as between different runtimes (see `reldepth_jax.models.fast`)."""
 
     @property
     def larger_is(self) -> Literal["farther", "nearer"]:
@@ -44,22 +51,53 @@ class Model:
         """The training step of a run's network, 0 of a published one."""
         return int(self.provenance.get("step", "0"))
 
-    def __call__(
-        self, images: Float[Array | np.ndarray, "b h w 3"] | UInt8[np.ndarray, "b h w 3"]
-    ) -> Float[Array, "b h w"]:
+    def __call__(self, images: Array | np.ndarray) -> Float[Array, "b h w"]:
         """Return the raw output of the network for float32 RGB images in [0, 1], or uint8 ones.
 
-        Heights and widths must be multiples of 32. The network's own normalisation is applied.
-        Each new shape compiles once. `larger_is` tells the sign.
-        """
-        return self._forward(self.params, self.stats, images)
+        The network's own normalisation is applied. Each new shape compiles once. `larger_is` tells
+        the sign.
 
-    def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-        """Return the map of an RGB image of any size, preprocessed as the original does.
+        Args:
+          images: (b, h, w, 3); h and w are multiples of 32.
+
+        Raises UserError for another shape or type, and for arrays of NumPy with values below -1 or
+        above 2, farther from [0, 1] than the overshoot of a cubic kernel.
+        """
+        if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+            raise UserError(f"images must be (b, h, w, 3), got {images.shape}")
+        if images.shape[1] % STRIDE or images.shape[2] % STRIDE:
+            raise UserError(
+                f"height and width must be multiples of {STRIDE}, got"
+                f" {images.shape[1]}x{images.shape[2]}; predict() takes images of any size"
+            )
+        is_float = jnp.issubdtype(images.dtype, jnp.floating)
+        if not is_float and images.dtype != np.uint8:
+            raise UserError(f"images must be float32 in [0, 1], or uint8, got {images.dtype}")
+        if is_float and isinstance(images, np.ndarray):
+            low, high = images.min(), images.max()
+            if low < -1 or high > 2:
+                raise UserError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
+        return self._forward(images)
+
+    def predict(self, image: np.ndarray) -> Float32[np.ndarray, "h w"]:
+        """Return the map of an image of any size, preprocessed as the original does.
 
         `larger_is` tells its sign. It has no unit: its values are comparable within one image.
+
+        Args:
+          image: uint8 RGB (h, w, 3), or grey (h, w), which is shown as RGB.
+
+        Raises UserError for anything else.
         """
-        score = self.predictor()(image)
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
+            raise UserError(
+                f"the image must be uint8 RGB (h, w, 3), got {pixels.dtype} {np.shape(image)};"
+                " reldepth_jax.data.io.read_image makes that of a file"
+            )
+        score = self.predictor()(pixels)
         return score if self.larger_is == "farther" else -score
 
     def predictor(self, size: int = 0) -> Predictor:
@@ -89,23 +127,28 @@ class Model:
 
     @functools.cached_property
     def _forward(self) -> Callable[..., Float[Array, "b h w"]]:
-        network = arrays.abstract(self.config, "network")
+        network, params = arrays.abstract(self.config, "network"), self.params
         assert isinstance(network, RelDepthNet)
+        if self.fast:
+            network, params = fast_network(network), fast_params(network, params)
         graph = graph_definition(network, training=False)
 
         def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
-            return nnx.merge(graph, params, stats).raw(as_float(images))
+            floats = as_float(images).astype(jnp.float32)
+            return nnx.merge(graph, params, stats).raw(floats)
 
-        return jax.jit(forward)
+        compiled = jax.jit(forward, compiler_options=compiler_options() if self.fast else None)
+        return functools.partial(compiled, params, self.stats)
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
+def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:
     """Load a file of weights (see `scripts/convert_weights.py`), or a run directory's newest.
 
-    Raises WeightsError or RunError, in one line, if that is not what is there.
+    `fast` as in `Model`. Raises WeightsError or RunError, in one line, if that is not what is
+    there.
     """
     if pathlib.Path(path).is_dir():
-        return from_run(path)
+        return from_run(path, fast=fast)
     held = read(path)
     if held.part != "network":
         raise WeightsError(
@@ -113,15 +156,22 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             f" --config.init_from={path} --config.init_part=encoder"
         )
     states = arrays.to_states(held.model, held.part, held.arrays)
-    return Model(held.model, *states, held.preprocessing, held.provenance)
+    return Model(held.model, *states, held.preprocessing, held.provenance, fast)
 
 
-def from_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None = None) -> Model:
+def from_run(
+    workdir: str | os.PathLike[str],
+    step: int | Literal["best"] | None = None,
+    *,
+    fast: bool = False,
+) -> Model:
     """Load the network of a run directory at `step` (default: the newest checkpoint)."""
     run = runs.load_run(workdir, step)
     told = {"run": os.fspath(workdir), "step": str(run.step)}
+    if run.config.init_from:
+        told["started_from"] = run.config.init_from
     preprocessing = Preprocessing(size=runs.image_size(run.config))
-    return Model(run.config.model, run.params, run.stats, preprocessing, told)
+    return Model(run.config.model, run.params, run.stats, preprocessing, told, fast)
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:

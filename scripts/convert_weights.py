@@ -46,8 +46,15 @@ def main() -> int:
         )
     if options.output.suffix != ".safetensors":
         raise config.ConfigError(f"{options.output}: the output's name must end in .safetensors")
+    if options.output.is_dir():
+        raise config.ConfigError(f"{options.output} is a folder; give the name of a file")
     if options.output.exists() and not options.force:
         raise config.ConfigError(f"{options.output} exists; choose another name, or --force")
+    source = pathlib.Path(options.input)
+    if options.output.exists() and source.exists() and options.output.samefile(source):
+        raise config.ConfigError(f"{options.output} is IN itself; choose another name")
+    if options.checkpoint is not None and not source.is_dir():
+        raise config.ConfigError("--checkpoint belongs to a run directory; a file has one state")
 
     # Only now, because importing JAX takes longer than telling a mistake.
     import safetensors.numpy
@@ -56,23 +63,31 @@ def main() -> int:
     from reldepth_jax.data.io import atomic_write
     from reldepth_jax.weights import convert, file
 
-    if pathlib.Path(options.input).is_dir():
+    if source.is_dir():
         weights = api.from_run(options.input, options.checkpoint).weights()
     elif file.is_ours(options.input):
         weights = file.read(options.input)
     else:
         weights = convert.from_file(options.input, options.arch)
+    if options.arch not in (None, weights.architecture):
+        raise config.ConfigError(
+            f"{options.input} holds {weights.architecture}, not {options.arch}; leave --arch out"
+        )
     if options.to == "torch":
         tensors = convert.to_torch(weights)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(options.output) as opened:
-            opened.write(safetensors.numpy.save(tensors))
+            opened.write(safetensors.numpy.save(tensors, convert.told(weights)))
     else:
         file.write(options.output, weights)
     count = sum(array.size for key, array in weights.arrays.items() if ".running_" not in key)
-    print(f"{weights.architecture} ({weights.part}), {count:,} parameters; {weights.meaning}")
+    dead = weights.dead_parameters
+    idle = f" and {dead:,} that its code never uses" if dead else ""
+    print(f"{weights.architecture} ({weights.part}), {count:,} parameters{idle}; {weights.meaning}")
     if weights.provenance.get("licence"):
         print(f"licence of the public weights: {weights.provenance['licence']}")
+    if weights.provenance.get("started_from"):
+        print(f"started from {weights.provenance['started_from']}, whose licence may bind this too")
     print(f"written: {options.output}")
     return 0
 

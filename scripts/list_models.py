@@ -39,7 +39,7 @@ def main() -> int:
         table = Table(title=f"{part}s", box=box.SIMPLE_HEAD, title_justify="left")
         for heading in ("name", "parameters", "GMAC", "input", "output"):
             justify = "right" if heading in ("parameters", "GMAC") else "left"
-            table.add_column(heading, justify=justify)
+            table.add_column(heading, justify=justify, overflow="fold")
         for entry in entries:
             if entry.part == part:
                 table.add_row(
@@ -52,7 +52,8 @@ def main() -> int:
         console.print(table)
     table = Table(title="public weights", box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("name", "licence", "where"):
-        table.add_column(heading)
+        # Folded: a name that is cut off cannot be looked up.
+        table.add_column(heading, overflow="fold")
     for entry in entries:
         table.add_row(entry.name, entry.licence, entry.source)
     console.print(table)

@@ -128,8 +128,55 @@ def test_prediction_has_the_size_and_the_sign_of_the_original(tiny: api.Model):
 def test_raw_output_is_that_of_the_head_at_the_size_of_the_images(tiny: api.Model):
     images = np.zeros((2, 32, 64, 3), np.float32)
     assert tiny(images).shape == (2, 32, 64)
-    with pytest.raises(ValueError, match="multiples of 32"):
-        tiny(np.zeros((1, 30, 64, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((1, 30, 64, 3), np.float32), "multiples of 32, got 30x64"),
+        (np.zeros((1, 64, 33, 3), np.uint8), "multiples of 32, got 64x33"),
+        (np.zeros((64, 96, 3), np.uint8), r"must be \(b, h, w, 3\), got \(64, 96, 3\)"),
+        (np.zeros((1, 3, 64, 96), np.float32), r"must be \(b, h, w, 3\), got \(1, 3, 64, 96\)"),
+        (np.zeros((1, 0, 64, 3), np.float32), r"got \(1, 0, 64, 3\)"),
+        (np.zeros((1, 32, 64, 3), np.uint16), r"float32 in \[0, 1\], or uint8, got uint16"),
+        (np.full((1, 32, 64, 3), 255, np.float32), r"in \[0, 1\], got values from 255 to 255"),
+        (np.full((1, 32, 64, 3), -2, np.float32), r"in \[0, 1\], got values from -2 to -2"),
+    ],
+)
+def test_images_of_another_kind_are_refused(tiny: api.Model, images: np.ndarray, said: str):
+    with pytest.raises(UserError, match=said):
+        tiny(images)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((40, 60, 3), np.float32),
+        np.zeros((40, 60, 3), np.uint16),
+        np.zeros((40, 60, 4), np.uint8),
+        np.zeros((2, 40, 60, 3), np.uint8),
+        np.zeros((0, 60, 3), np.uint8),
+        np.zeros((60,), np.uint8),
+    ],
+    ids=lambda image: f"{image.dtype}{image.shape}",
+)
+def test_a_prediction_needs_bytes(tiny: api.Model, image: np.ndarray):
+    with pytest.raises(UserError, match=r"must be uint8 RGB \(h, w, 3\), got"):
+        tiny.predict(image)
+
+
+def test_any_layout_in_memory_and_grey_are_predicted(tiny: api.Model):
+    mirrored = photo()[:, ::-1]
+    expected = tiny.predict(np.ascontiguousarray(mirrored))
+    np.testing.assert_array_equal(tiny.predict(mirrored), expected)
+    grey = photo()[..., 0]
+    np.testing.assert_array_equal(tiny.predict(grey), tiny.predict(np.stack([grey] * 3, axis=2)))
+    assert tiny.predict(photo(1, 700)).shape == (1, 700)
+
+
+def test_a_model_is_shown_without_its_weights(tiny: api.Model):
+    assert "decoder_width=8" in repr(tiny)
+    assert len(repr(tiny)) < 2000
 
 
 REFUSED = {
@@ -209,7 +256,8 @@ def test_unknown_keys_name_the_known_networks(tmp_path: pathlib.Path):
 
 
 def test_a_wrong_architecture_is_told_with_all_keys(resnet18: pathlib.Path):
-    with pytest.raises(WeightsError, match=r"not the weights of resnet34:\n  \d+ missing"):
+    said = r"not the weights of resnet34 but of resnet18:\n  \d+ missing"
+    with pytest.raises(WeightsError, match=said):
         convert.from_file(resnet18, "resnet34")
 
 
@@ -232,6 +280,8 @@ def test_a_run_becomes_a_file_with_the_same_predictions(
     from_file, from_run = api.load_model(path), api.load_model(trained)
     np.testing.assert_array_equal(from_file.predict(photo()), from_run.predict(photo()))
     assert from_file.step == from_run.step > 0
+    with pytest.raises(ConfigError, match="holds custom, not sgrl; leave --arch out"):
+        run(monkeypatch, "convert_weights", trained, tmp_path / "x.safetensors", "--arch", "sgrl")
 
 
 def test_training_starts_from_a_file(trained: pathlib.Path, tmp_path: pathlib.Path):
@@ -242,6 +292,8 @@ def test_training_starts_from_a_file(trained: pathlib.Path, tmp_path: pathlib.Pa
     code, said = training.train(config, tmp_path / "next")
     assert code == 0
     assert f"starting from {path}" in said
+    # Its licence may bind the new network too.
+    assert api.load_model(tmp_path / "next").provenance["started_from"] == str(path)
     first, second = (runs.load_run(workdir).params for workdir in (trained, tmp_path / "next"))
     for (_, old), (_, new) in zip(nnx.to_flat_state(first), nnx.to_flat_state(second), strict=True):
         np.testing.assert_allclose(new.get_value(), old.get_value(), atol=1e-6)
@@ -332,6 +384,9 @@ def test_conversion_by_the_script(
     assert run(monkeypatch, "convert_weights", resnet18, ours) == 0
     assert "resnet18 (encoder), 11,176,512 parameters" in capsys.readouterr().out
     assert run(monkeypatch, "convert_weights", ours, back, "--to", "torch") == 0
+    with safetensors.safe_open(back, framework="np") as opened:
+        about = json.loads(opened.metadata()["about"])
+    assert (about["architecture"], about["provenance"]["licence"]) == ("resnet18", "BSD-3")
     original = torch.load(resnet18, weights_only=True)
     exported = safetensors.numpy.load_file(back)
     assert set(exported) == {key for key in original if not key.startswith("fc.")}
@@ -346,12 +401,16 @@ def test_conversion_by_the_script(
         (["in.pt", "out.safetensors", "--arch", "midas_v2"], "Did you mean 'midas_v21'"),
         (["in.pt", "out.pth"], "must end in .safetensors"),
         (["in.pt", "here.safetensors"], "here.safetensors exists"),
+        (["here.safetensors", "here.safetensors", "--force"], "here.safetensors is IN itself"),
+        (["in.pt", "folder.safetensors", "--force"], "folder.safetensors is a folder"),
+        (["in.pt", "out.safetensors", "--checkpoint", "3"], "--checkpoint belongs to a run"),
     ],
 )
 def test_mistakes_in_the_command_line_are_told(
     arguments: list[str], said: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "here.safetensors").write_bytes(b"kept")
+    (tmp_path / "folder.safetensors").mkdir()
     place = [str(tmp_path / word) if "." in word else word for word in arguments]
     with pytest.raises(ConfigError) as caught:
         run(monkeypatch, "convert_weights", *place)
@@ -373,6 +432,22 @@ def test_photographs_are_predicted_with_a_file(
     np.testing.assert_array_equal(np.load(output / "photo.npy"), expected)
     entry = json.loads((output / "predictions.json").read_text())["predictions"][0]
     assert entry["run"] == str(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("evaluate", ["--weights", "."], "--weights . is a folder; give it as --workdir"),
+        ("train", ["--weights", "x", "--config.init_from=y"], "are the same; give one"),
+        ("train", ["--config.init_part=encoder"], "init_part=encoder: which one"),
+    ],
+)
+def test_weights_that_contradict_the_rest_are_told(
+    name: str, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+):
+    configured = ["--config", "configs/smoke.py"] if name == "train" else []
+    with pytest.raises(ConfigError, match=said):
+        run(monkeypatch, name, *configured, *arguments)
 
 
 def test_a_file_is_evaluated(
@@ -416,6 +491,10 @@ def test_listed_counts_are_the_published_ones(
     assert got == COUNTS
     assert listed["efficientnet_lite3"]["parameters"] == 6_422_016
     assert listed["midas_v21"]["dead_parameters"] == 1_180_160
+    weights = file.Weights(
+        model=presets.get("midas_v21").model, preprocessing=PREPROCESSING, arrays={}, provenance={}
+    )
+    assert weights.dead_parameters == 1_180_160
     for entry in listed.values():
         assert all(entry[fact] for fact in ("input", "output", "licence", "source"))
 
@@ -423,9 +502,11 @@ def test_listed_counts_are_the_published_ones(
 def test_the_list_is_a_table_for_people(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(presets, "names", lambda: ["redweb", "resnet18"])
+    monkeypatch.setattr(presets, "names", lambda: ["redweb", "resnet18", "resnext101_32x8d"])
+    monkeypatch.setenv("COLUMNS", "60")
     assert run(monkeypatch, "list_models") == 0
     told = capsys.readouterr().out
+    assert "…" not in told
     assert "40,913,729" in told
     assert "61.825" in told
     assert "BSD-3" in told

@@ -1,6 +1,7 @@
 """From whatever holds weights to ours, and back to what the original's code loads."""
 
 import hashlib
+import json
 import os
 import pathlib
 
@@ -51,6 +52,18 @@ def to_torch(weights: Weights) -> Arrays:
     if architecture == CUSTOM:
         return dict(weights.arrays)
     return published.to_published(weights.arrays, presets.get(architecture))
+
+
+def told(weights: Weights) -> dict[str, str]:
+    """Return the metadata of a file for the original's code: what it is and where it is from."""
+    facts = {
+        "architecture": weights.architecture,
+        "output": weights.meaning,
+        "preprocessing": weights.preprocessing.to_dict(),
+        "provenance": dict(weights.provenance),
+    }
+    # One entry: several would be written in an order that varies.
+    return {"about": json.dumps(facts)}
 
 
 def _digest(path: str | os.PathLike[str]) -> str:

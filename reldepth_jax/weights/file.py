@@ -6,6 +6,7 @@ architecture, configuration of the model, preprocessing, sign of the output and 
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -47,6 +48,13 @@ class Weights:
             if preset.part == self.part and _function(preset.model) == _function(self.model):
                 return name
         return CUSTOM
+
+    @property
+    def dead_parameters(self) -> int:
+        """How many more the published file has, which take no part in the output."""
+        name = self.architecture
+        dead = presets.get(name).dead if name != CUSTOM else {}
+        return sum(map(math.prod, dead.values()))
 
     @property
     def meaning(self) -> str:

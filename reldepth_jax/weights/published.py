@@ -48,7 +48,9 @@ def from_published(
         preset = presets.get(name)
         rename, mismatch = _closest(tensors, preset)
         if mismatch:
-            raise WeightsError(f"not the weights of {name}:\n  {mismatch}")
+            fitting = _nearest(tensors)
+            but = f" but of {fitting[0].name}" if fitting and not fitting[2] else ""
+            raise WeightsError(f"not the weights of {name}{but}:\n  {mismatch}")
     else:
         preset, rename = _guess(tensors)
     ours = shapes(preset.model, preset.part)
@@ -108,20 +110,29 @@ def _closest(
 
 
 def _guess(tensors: Mapping[str, np.ndarray]) -> tuple[Preset, Callable[[str], str]]:
-    nearest = ("", Mismatch(list(tensors), [], []))
-    for name in presets.names():
-        preset = presets.get(name)
-        if not _could_be(tensors, preset):
-            continue
-        rename, mismatch = _closest(tensors, preset)
-        if not mismatch:
-            return preset, rename
-        if sum(map(len, mismatch)) < sum(map(len, nearest[1])):
-            nearest = (name, mismatch)
-    name, mismatch = nearest
-    if not name:
+    nearest = _nearest(tensors)
+    if nearest is None:
         raise WeightsError(f"no known network has these keys; known: {', '.join(presets.names())}")
-    raise WeightsError(f"no known network fits; the nearest is {name}, with\n  {mismatch}")
+    preset, rename, mismatch = nearest
+    if mismatch:
+        raise WeightsError(
+            f"no known network fits; the nearest is {preset.name}, with\n  {mismatch}"
+        )
+    return preset, rename
+
+
+def _nearest(
+    tensors: Mapping[str, np.ndarray],
+) -> tuple[Preset, Callable[[str], str], Mismatch] | None:
+    """Return the network that fits best, None if the keys are not those of any."""
+    found = []
+    for preset in map(presets.get, presets.names()):
+        if _could_be(tensors, preset):
+            found.append((preset, *_closest(tensors, preset)))
+            # The rest need not be built.
+            if not found[-1][2]:
+                return found[-1]
+    return min(found, key=lambda each: sum(map(len, each[2])), default=None)
 
 
 def _could_be(tensors: Mapping[str, np.ndarray], preset: Preset) -> bool:

@@ -115,7 +115,10 @@ def test_there_is_a_reference_for_every_encoder():
         "resnet101",
         "resnet152",
         "resnext101_32x8d",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
         "efficientnet_lite3",
+        "efficientnet_lite4",
     ],
 )
 def test_features_agree(name: str, parity: Callable[..., None]):
