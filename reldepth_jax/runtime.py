@@ -1,7 +1,30 @@
 """How the process is set up on CPU: the one place for it, with the measured reason."""
 
 import ctypes
+import functools
 import sys
+
+import jax
+
+_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Matrix products and convolutions by Eigen, not by YNN, which XLA has put before it."""
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """Return the `compiler_options` of `jax.jit` for training and fast prediction on CPU.
+
+    None on other devices, and where XLA does not know them. Measured on two cores, CPU time: the
+    training step of ResNet-50, 256x256, batch 4, takes 0.77 times as long; its 3x3 convolutions
+    forward and to their inputs are 1.1 times slower, to their kernels 2.4 times faster.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x, compiler_options=_EIGEN).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return _EIGEN
 
 
 def keep_memory() -> None:

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.config import ModelConfig
-from reldepth_jax.models.layers import BatchNorm, Initializer, conv, he_fan_out
+from reldepth_jax.models.batch_norm import BatchNorm
+from reldepth_jax.models.layers import Initializer, conv, he_fan_out
 from reldepth_jax.ops.upsample import upsample_2x
 
 _gaussian: Initializer = jax.nn.initializers.normal(0.01)

@@ -7,7 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.models.layers import BatchNorm, conv
+from reldepth_jax.models.batch_norm import BatchNorm
+from reldepth_jax.models.layers import conv
 from reldepth_jax.registry import ENCODERS, SOURCES
 
 

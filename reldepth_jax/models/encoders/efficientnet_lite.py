@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.layers import BatchNorm, conv
+from reldepth_jax.models.batch_norm import BatchNorm
+from reldepth_jax.models.layers import conv
 from reldepth_jax.registry import ENCODERS
 
 _STEM = 32

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.layers import BatchNorm, conv, max_pool_3x3
+from reldepth_jax.models.batch_norm import BatchNorm
+from reldepth_jax.models.layers import conv, max_pool_3x3
 from reldepth_jax.registry import ENCODERS
 
 

@@ -1,0 +1,92 @@
+"""Batch normalisation. Source: Ioffe and Szegedy, ICML 2015. Axes: b h w c.
+
+On CPU the sums over b, h and w are products with a row of ones and the gradient is written out:
+XLA's own reductions over leading axes keep one core busy and are no part of the loops around them.
+Measured on two cores, forward and backward with the ReLU after it, CPU time: 38 against 12 ms for
+(4, 64, 64, 256), 27 against 5 for (4, 32, 32, 512), 20 against 1.5 for (4, 16, 16, 1024).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from reldepth_jax.ops.sums import sum_of_rows
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation in float32 whatever the dtype of its input, which the output keeps.
+
+    momentum 0.9 is torch's 0.1. The running variance is the biased one; torch keeps the unbiased,
+    n / (n - 1) times as large.
+    """
+
+    def __init__(
+        self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9, rngs: nnx.Rngs
+    ):
+        super().__init__(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:  # pyright: ignore[reportIncompatibleMethodOverride]: no mask here
+        """Normalise over b, h and w."""
+        wide = x.astype(jnp.float32)
+        if self.use_running_average or jax.default_backend() != "cpu":
+            return super().__call__(wide).astype(x.dtype)
+        assert self.scale is not None
+        assert self.bias is not None
+        y, mean, var = batch_norm(wide, self.scale[...], self.bias[...], self.epsilon)
+        for running, new in ((self.mean, mean), (self.var, var)):
+            old = running[...]
+            running[...] = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
+        return y.astype(x.dtype)
+
+
+def batch_norm(
+    x: Float32[Array, "b h w c"],
+    scale: Float32[Array, "c"],
+    bias: Float32[Array, "c"],
+    epsilon: float,
+) -> tuple[Float32[Array, "b h w c"], Float32[Array, "c"], Float32[Array, "c"]]:
+    """Return (x - mean) / sqrt(var + epsilon) * scale + bias, the mean and the biased variance.
+
+    The gradient is that of the first; mean and variance are not differentiated.
+    """
+    y, mean, var = _batch_norm(x, scale, bias, epsilon)
+    return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
+
+
+@jax.custom_vjp
+def _batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    count = x.size // x.shape[-1]
+    mean = sum_of_rows(x) / count
+    var = jnp.maximum(sum_of_rows(jnp.square(x)) / count - jnp.square(mean), 0.0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    factor = inverse * scale
+    y = x * _wide(factor) + _wide(bias - mean * factor)
+    return (y, mean, var), (x, mean, inverse, scale)
+
+
+def _backward(
+    kept: tuple[Array, ...], gradients: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array, None]:
+    x, mean, inverse, scale = kept
+    gradient, count = gradients[0], x.size // x.shape[-1]
+    of_bias = sum_of_rows(gradient)
+    of_scale = (sum_of_rows(gradient * x) - mean * of_bias) * inverse
+    factor = inverse * scale
+    # dx = factor * (g - mean(g) - normalised * mean(g * normalised)), in powers of x.
+    slope = factor * inverse * of_scale / count
+    shift = factor * of_bias / count - slope * mean
+    return gradient * _wide(factor) - x * _wide(slope) - _wide(shift), of_scale, of_bias, None
+
+
+_batch_norm.defvjp(_forward, _backward)
+
+
+def _wide(x: Array) -> Array:
+    return x.reshape(1, 1, 1, -1)

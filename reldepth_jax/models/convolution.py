@@ -1,0 +1,206 @@
+"""Convolutions as XLA has them, and on CPU in the forms that were measured to be faster.
+
+Two cores, jax 0.10, float32; CPU time. Accelerators, where nothing was measured, keep XLA's own.
+
+- One group: a training step of ResNet-50 with the paper's decoder, batch 4 at 256x256, spends a
+  third of its time in reordering inputs for the gradient of kernels: XLA computes it as a
+  convolution with batch and channels exchanged, and what computed the input is computed again in
+  that order. 1x1 convolutions are products of matrices instead, and the inputs of the others are
+  kept as they are.
+- Biases: their gradient is a product with a row of ones (see `batch_norm`).
+- In groups, batch 8, images 96x128. All depthwise convolutions of EfficientNet-Lite0: XLA's own
+  takes 15 times as long forward and 21 times backward, the whole train step of the encoder 3.6
+  times (0.81 against 0.23 s; ResNet-18: 0.17 s). Those of ResNeXt-101 in 32 groups: as long
+  forward, where XLA's own stays because it compiles faster, and 64 times backward. The price is
+  compilation: 12 against 6 s for that train step.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from reldepth_jax.ops.sums import sum_of_rows
+
+_Sides = tuple[tuple[int, int], ...]
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv` over images, whose bias is added by `add_bias`."""
+
+    def __call__(self, inputs: Float[Array, "b h w i"]) -> Float[Array, "b _h _w o"]:  # pyright: ignore[reportIncompatibleMethodOverride]: no sharding here
+        """Convolve."""
+        x, kernel = self.promote_dtype((inputs, self.kernel[...]), dtype=self.dtype)
+        strides = (self.strides,) * 2 if isinstance(self.strides, int) else self.strides
+        y = self.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            self.padding,
+            dimension_numbers=_LAYOUT,
+            feature_group_count=self.feature_group_count,
+        )
+        return y if self.bias is None else add_bias(y, self.bias[...].astype(y.dtype))
+
+
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k k i o"],
+    strides: tuple[int, int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    feature_group_count: int,
+    dimension_numbers: Any = _LAYOUT,
+) -> Float[Array, "b _h _w o"]:
+    """Return `lax.conv_general_dilated`, on CPU by what is faster there."""
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+        )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    sides = ((0, 0), *((int(low), int(high)) for low, high in padding), (0, 0))
+    if feature_group_count > 1:
+        return _grouped(x, kernel, strides, sides, feature_group_count)
+    if kernel.shape[:2] == (1, 1) and not any(map(any, sides)):
+        return _pointwise(x[:, :: strides[0], :: strides[1]], kernel)
+    return _single(x, kernel, strides, sides)
+
+
+def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, "c"]) -> Float[Array, "b h w c"]:
+    """Return x + bias."""
+    return _add_bias(x, bias) if jax.default_backend() == "cpu" else x + bias.reshape(1, 1, 1, -1)
+
+
+@jax.custom_vjp
+def _add_bias(x: Array, bias: Array) -> Array:
+    return x + bias.reshape(1, 1, 1, -1)
+
+
+_add_bias.defvjp(
+    lambda x, bias: (_add_bias(x, bias), None),
+    lambda _, gradient: (gradient, sum_of_rows(gradient)),
+)
+
+
+@jax.custom_vjp
+def _pointwise(x: Array, kernel: Array) -> Array:
+    return (_rows(x) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+def _pointwise_backward(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = inputs
+    of_x = (_rows(gradient) @ kernel[0, 0].T).reshape(x.shape)
+    return of_x, (_rows(x).T @ _rows(gradient)).reshape(kernel.shape)
+
+
+_pointwise.defvjp(lambda *inputs: (_pointwise(*inputs), inputs), _pointwise_backward)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _single(x: Array, kernel: Array, strides: tuple[int, int], sides: _Sides) -> Array:
+    return _lax_conv(x, kernel, strides, sides, 1)
+
+
+def _single_backward(
+    strides: tuple[int, int], sides: _Sides, inputs: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    # The barrier keeps what made them from being computed again for each order of the axes.
+    x, kernel, gradient = lax.optimization_barrier((*inputs, gradient))
+    _, pull = jax.vjp(lambda x, kernel: _lax_conv(x, kernel, strides, sides, 1), x, kernel)
+    return pull(gradient)
+
+
+_single.defvjp(
+    lambda x, kernel, *static: (_single(x, kernel, *static), (x, kernel)), _single_backward
+)
+
+
+def _lax_conv(
+    x: Array, kernel: Array, strides: tuple[int, int], sides: _Sides, groups: int
+) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, strides, sides[1:3], dimension_numbers=_LAYOUT, feature_group_count=groups
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _grouped(
+    x: Array, kernel: Array, strides: tuple[int, int], sides: _Sides, groups: int
+) -> Array:
+    if _is_depthwise(x, kernel, groups):
+        return _shifted_conv(x, kernel, strides, sides, groups)
+    return _lax_conv(x, kernel, strides, sides, groups)
+
+
+def _grouped_backward(
+    strides: tuple[int, int],
+    sides: _Sides,
+    groups: int,
+    inputs: tuple[Array, Array],
+    gradient: Array,
+) -> tuple[Array, Array]:
+    _, pull = jax.vjp(lambda x, w: _shifted_conv(x, w, strides, sides, groups), *inputs)
+    return pull(gradient)
+
+
+_grouped.defvjp(
+    lambda x, kernel, *static: (_grouped(x, kernel, *static), (x, kernel)), _grouped_backward
+)
+
+
+def _is_depthwise(x: Array, kernel: Array, groups: int) -> bool:
+    return x.shape[-1] == groups == kernel.shape[-1]
+
+
+def _shifted_conv(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, int],
+    sides: tuple[tuple[int, int], ...],
+    groups: int,
+) -> Array:
+    """Sum over the cells of the kernel: shifted input times weights, in float32 or wider."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    padded, weights = jnp.pad(x.astype(dtype), sides), kernel.astype(dtype)
+    if _is_depthwise(x, kernel, groups):
+        weights = weights.reshape(*kernel.shape[:2], 1, 1, 1, groups)
+        product = jnp.multiply
+    else:
+        # Groups first: products of matrices, one a group.
+        padded = jnp.moveaxis(padded.reshape(*padded.shape[:3], groups, -1), 3, 0)
+        weights = jnp.moveaxis(weights.reshape(*kernel.shape[:3], groups, -1), 3, 2)
+        product = functools.partial(jnp.einsum, "gbhwi,gio->gbhwo")
+    shifts = _shifts(padded, kernel.shape[:2], strides)
+    total = functools.reduce(jnp.add, (product(piece, weights[i, j]) for i, j, piece in shifts))
+    if total.ndim == 5:
+        total = jnp.moveaxis(total, 0, 3)
+        total = total.reshape(*total.shape[:3], -1)
+    return total.astype(x.dtype)
+
+
+def _shifts(
+    padded: Array, size: tuple[int, ...], strides: tuple[int, int]
+) -> Iterator[tuple[int, int, Array]]:
+    """Yield every cell (i, j) of the kernel with the inputs that it meets."""
+    height, width = padded.shape[-3:-1]
+    for i in range(size[0]):
+        for j in range(size[1]):
+            rows = slice(i, height - size[0] + i + 1, strides[0])
+            columns = slice(j, width - size[1] + j + 1, strides[1])
+            yield i, j, padded[..., rows, columns, :]
