@@ -107,27 +107,37 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
 def statements(facts: Mapping[str, Any]) -> list[str]:
     """Return for each difference of a `report` in plain words who errs less, if that can be told.
 
-    It cannot where the 95 % interval of the paired bootstrap over images holds zero, or where
-    there is none.
+    It cannot where the 95 % interval of the paired bootstrap over images holds zero, where there is
+    none, or where groups have as many seeds and not all of them, in their order, agree on it.
     """
     first, lines = facts["difference_to"], []
     for name, differences in facts["differences"].items():
-        seeds = [len(facts["groups"][group]["whdr"]["rates"]) for group in (name, first)]
-        counts = " and ".join(map(str, dict.fromkeys(seeds)))
         for key, each in differences.items():
             if each["value"] is None:
                 continue
+            rates = [facts["groups"][group][key]["rates"] for group in (name, first)]
+            seeds, agreeing = _seeds(rates, each["value"])
             low, high = each["low"], each["high"]
-            if low is None or low <= 0 <= high:
+            if low is None or low <= 0 <= high or agreeing is False:
                 claim = f"{name} and {first} are not told apart"
             else:
                 better, worse = (name, first) if high < 0 else (first, name)
                 claim = f"{better} errs less than {worse}"
             lines.append(
                 f"{MEASURES[key]}: {claim}: difference {_difference(each)} points of {name} minus"
-                f" {first}, {counts} seed{'' if seeds == [1, 1] else 's'}, {facts['images']} images"
+                f" {first}, {seeds}, {facts['images']} images"
             )
     return lines
+
+
+def _seeds(rates: Sequence[Sequence[float]], difference: float) -> tuple[str, bool | None]:
+    """Return how many seeds there are, in words, and whether each of them has the same sign."""
+    counts = [*dict.fromkeys(map(len, rates))]
+    if len(counts) > 1 or counts == [1]:
+        text = " and ".join(map(str, counts))
+        return f"{text} seed{'' if counts == [1] else 's'}", None
+    same = sum((one - other) * difference > 0 for one, other in zip(*rates, strict=True))
+    return f"{same} of {counts[0]} seeds agree", same == counts[0]
 
 
 def markdown(table: Sequence[Sequence[str]], notes: str) -> str:

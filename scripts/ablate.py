@@ -10,9 +10,12 @@ comparison pictures.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
+import sys
 import time
+from collections.abc import Callable, Iterator
 
 from reldepth_jax import cli
 from reldepth_jax.ablation import grid as grids
@@ -41,18 +44,34 @@ def main() -> int:
         # Steps and networks of one kind are compiled once for the whole grid, also after a restart.
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
     began = time.monotonic()
-    with cli.progress_bar("runs") as progress:
+    with _progress("training") as progress:
         code = run.train(grid, workdir, progress)
     if code:
         print("stopped; the same command continues")
         return code
-    with cli.progress_bar("judging") as progress:
+    with _progress("judging") as progress:
         results = run.judge(grid, workdir, progress)
     seconds = time.monotonic() - began
     text = report.write(grid, results, run.curves(grid, workdir), workdir, seconds)
     print(text)
     print(f"{seconds / 60:.1f} minutes; written: {workdir}/results.json, results.md, pictures")
     return 0
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar on a terminal and elsewhere one line a run, with the time left."""
+    began = time.monotonic()
+    with cli.progress_bar(what) as bar:
+
+        def advance(done: int, total: int, following: str) -> None:
+            bar(done, total)
+            if following and not sys.stderr.isatty():
+                minutes = (time.monotonic() - began) / 60
+                left = f", about {minutes / done * (total - done):.0f} minutes left" if done else ""
+                print(f"{what} {done + 1} of {total}: {following}{left}", file=sys.stderr)
+
+        yield advance
 
 
 if __name__ == "__main__":

@@ -301,6 +301,22 @@ def test_an_interval_with_zero_or_none_does_not_tell_apart(interval):
     assert line.endswith("1 seed, 7 images")
 
 
+@pytest.mark.parametrize(
+    ("second", "claim"),
+    [([0.2, 0.3], "a errs less than b"), ([0.2, 0.1], "b and a are not told apart")],
+)
+def test_groups_are_told_apart_only_if_all_seeds_agree(second: list[float], claim: str):
+    facts = {
+        "images": 7,
+        "difference_to": "a",
+        "groups": {"a": {"whdr": {"rates": [0.1, 0.15]}}, "b": {"whdr": {"rates": second}}},
+        "differences": {"b": {"whdr": {"value": 0.05, "low": 0.01, "high": 0.1, "opposite": 0}}},
+    }
+    (line,) = compare.statements(facts)
+    assert line.startswith(f"WHDR: {claim}: difference +5.0")
+    assert f"{1 + (second[1] == 0.3)} of 2 seeds agree" in line
+
+
 def test_the_comparison_becomes_a_markdown_table_and_a_picture():
     both = groups()
     rows = compare.rows(compare.report(both))

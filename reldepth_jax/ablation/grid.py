@@ -1,7 +1,7 @@
 """What an ablation trains and what it is judged on. Imports no JAX."""
 
 import dataclasses
-import pathlib
+import re
 from collections.abc import Iterator, Mapping
 
 from reldepth_jax.config import Choice, Config, ConfigError, validate
@@ -49,8 +49,8 @@ def load(path: str) -> Grid:
         raise ConfigError(f"{path}: expected an ablation Grid, got {type(grid).__name__}")
     for condition, arm, _, config in grid.runs():
         for name in (condition, arm):
-            if not name or pathlib.Path(name).name != name:
-                raise ConfigError(f"{path}: {name!r} cannot be the name of a folder")
+            if not re.fullmatch(r"\w+", name):
+                raise ConfigError(f"{path}: {name!r} must be letters, digits and _: it names files")
         try:
             validate(config)
         except ConfigError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from reldepth_jax import compare, curves, visualise
 from reldepth_jax.ablation.grid import Grid
 from reldepth_jax.ablation.run import Results
+from reldepth_jax.config import to_dict
 from reldepth_jax.data.io import atomic_write
 
 
@@ -22,7 +23,16 @@ def write(
     Each condition is compared with its first arm, on each held-out source, beside the rule "lower
     in the image is nearer".
     """
-    facts: dict[str, Any] = {"seconds": round(seconds), "seeds": list(grid.seeds), "results": {}}
+    facts: dict[str, Any] = {
+        "seconds": round(seconds),
+        "seeds": list(grid.seeds),
+        "configurations": {
+            condition: {arm: to_dict(config) for arm, config in arms.items()}
+            for condition, arms in grid.arms.items()
+        },
+        "validation_whdr": learning,
+        "results": {},
+    }
     parts = []
     for source, conditions in results.items():
         for condition, groups in conditions.items():

@@ -22,8 +22,8 @@ from reldepth_jax.evaluate import Evaluation, evaluate
 from reldepth_jax.predict import Predictor
 from reldepth_jax.workdir import History
 
-Progress = Callable[[int, int], None]
-"""Called with (runs done, runs in all)."""
+Progress = Callable[[int, int, str], None]
+"""Called with (runs done, runs in all, which comes next)."""
 Results = dict[str, dict[str, dict[str, list[Evaluation]]]]
 """Held-out source -> condition -> arm -> one evaluation a seed."""
 CURVES = "val"
@@ -51,7 +51,7 @@ def train(grid: Grid, workdir: pathlib.Path, progress: Progress) -> int:
         except UserError as error:
             raise UserError(f"{condition}, {arm}: {error}") from None
     for done, (condition, arm, seed, config) in enumerate(planned):
-        progress(done, len(planned))
+        progress(done, len(planned), f"{condition}, {arm}, seed {seed}")
         folder = folder_of(workdir, condition, arm, seed)
         if finished(folder, config):
             continue
@@ -66,7 +66,7 @@ def train(grid: Grid, workdir: pathlib.Path, progress: Progress) -> int:
             )
         if code:
             return code
-    progress(len(planned), len(planned))
+    progress(len(planned), len(planned), "")
     return 0
 
 
@@ -87,7 +87,7 @@ def judge(grid: Grid, workdir: pathlib.Path, progress: Progress) -> Results:
     }
     planned = list(grid.runs())
     for done, (condition, arm, seed, config) in enumerate(planned):
-        progress(done, len(planned))
+        progress(done, len(planned), f"{condition}, {arm}, seed {seed}")
         run = runs.load_run(folder_of(workdir, condition, arm, seed))
         predict = Predictor(run.model_fn, Preprocessing(size=runs.image_size(config)))
         for name, (source, sigma) in kept.items():
@@ -95,7 +95,7 @@ def judge(grid: Grid, workdir: pathlib.Path, progress: Progress) -> Results:
             result = evaluate(predict, source, settings, keep=grid.pictures)
             group = results.setdefault(name, {}).setdefault(condition, {}).setdefault(arm, [])
             group.append(result)
-    progress(len(planned), len(planned))
+    progress(len(planned), len(planned), "")
     return results
 
 
