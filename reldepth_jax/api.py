@@ -13,12 +13,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from reldepth_jax import runs
+from reldepth_jax import runs, runtime
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.geometry import STRIDE
 from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
-from reldepth_jax.models.fast import compiler_options, fast_network, fast_params
+from reldepth_jax.models.fast import fast_network, fast_params
 from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.predict import Predictor
 from reldepth_jax.train.state import graph_definition
@@ -137,7 +137,8 @@ class Model:
             floats = as_float(images).astype(jnp.float32)
             return nnx.merge(graph, params, stats).raw(floats)
 
-        compiled = jax.jit(forward, compiler_options=compiler_options() if self.fast else None)
+        compiler_options = runtime.compiler_options() if self.fast else None
+        compiled = jax.jit(forward, compiler_options=compiler_options)
         return functools.partial(compiled, params, self.stats)
 
 

@@ -1,7 +1,9 @@
 """One training run from its configuration: everything wired together, kept in a run directory."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import math
 import os
 import pathlib
@@ -10,15 +12,16 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from rich.console import Console
 
 from reldepth_jax import faults, initial, runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
-from reldepth_jax.config import Config, EvalConfig, TrainConfig
+from reldepth_jax.config import Config, EvalConfig, TrainConfig, to_dict
 from reldepth_jax.config import validate as validate_config
 from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler, Source
 from reldepth_jax.data.files import DataError
-from reldepth_jax.data.fingerprint import name_of
+from reldepth_jax.data.fingerprint import fingerprint, name_of
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
 from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.data.selection import has_instances
@@ -29,7 +32,7 @@ from reldepth_jax.models.reldepth_net import RelDepthNet
 from reldepth_jax.pairs.budget import limited
 from reldepth_jax.predict import Predictor
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
-from reldepth_jax.train import loop, optim
+from reldepth_jax.train import loop, optim, parallel, together
 from reldepth_jax.train.fetch import DataStopped, Fetcher
 from reldepth_jax.train.interrupt import Interrupt, catch_interrupts
 from reldepth_jax.train.parallel import Devices
@@ -41,8 +44,12 @@ from reldepth_jax.workdir import History, own
 _PICTURES = 6
 
 
-def step_function(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def step_function(
+    config: Config, replicated: NamedSharding | None = None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the configured training step, compiled when first called; the state is donated.
+
+    With `replicated`, of all devices of several processes, it is a step for `together.fit`.
 
     Runs of one process that differ in their seed, in a budget of pairs that is padded, or in what
     does not enter the step, share it.
@@ -54,11 +61,16 @@ def step_function(config: Config) -> Callable[[TrainState, Batch], tuple[TrainSt
         Config(
             model=config.model,
             optim=config.optim,
-            train=TrainConfig(steps=config.train.steps),
+            train=TrainConfig(
+                steps=config.train.steps,
+                accumulate=config.train.accumulate,
+                remat=config.train.remat,
+            ),
             eval=EvalConfig(sigma=config.eval.sigma),
         ),
         LOSSES.create(config.loss.name, **config.loss.options),
         sampler,
+        replicated,
     )
     seed = np.uint32(config.train.seed % 2**32)
     return lambda state, batch: compiled(state, batch, seed, budget)
@@ -66,7 +78,7 @@ def step_function(config: Config) -> Callable[[TrainState, Batch], tuple[TrainSt
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
-    config: Config, loss: Loss, sampler: PairSampler
+    config: Config, loss: Loss, sampler: PairSampler, replicated: NamedSharding | None
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     model, _ = runs.new_state(config, abstract=True)
 
@@ -86,10 +98,17 @@ def _compiled(
             sigma=config.eval.sigma,
             trained=optim.trained(config.optim),
             frozen_statistics=config.optim.frozen_statistics,
+            accumulate=config.train.accumulate,
+            remat=config.train.remat,
         )
         return train_step(state, batch)
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(
+        step if replicated is None else together.unless_stopped(step),
+        donate_argnums=0,
+        out_shardings=replicated,
+        compiler_options=runtime.compiler_options(),
+    )
 
 
 def train(
@@ -103,21 +122,53 @@ def train(
 
     0 when done, 128 + signal number when stopped by a signal and 75 when `train.max_minutes` are
     over, both with the state saved. `sources` and `validation` are those of the configuration, made
-    before.
+    before. Of several processes (`parallel.join`) all call this; the first alone touches `workdir`.
     Raises RunError for a run directory that belongs to another configuration or other data,
-    BusyError, WorkdirError, CheckpointError, StorageError, DataStopped, NonFiniteError, and
-    UserError for data that cannot be used.
+    BusyError, WorkdirError, CheckpointError, StorageError, DataStopped, NonFiniteError, LostError,
+    and UserError for data that cannot be used.
     """
-    faults.reach("start")
-    sources = sources or train_sources(config)
-    validation = validation or make_source(config, "val")
-    config = _with_steps(config, sources)
-    devices = Devices(config.data.batch_size)
-    runs.require_same(workdir, config, sources)
-    require_usable(config, workdir, sources)
+    return parallel.end_together(
+        lambda: _train(config, workdir, console, sources or (), validation)
+    )
+
+
+def _train(
+    config: Config,
+    workdir: pathlib.Path,
+    console: Console,
+    sources: Sequence[Source],
+    validation: Source | None,
+) -> int:
+    with parallel.agreed():
+        faults.reach("start")
+        sources = sources or train_sources(config)
+        validation = validation or make_source(config, "val")
+        config = _with_steps(config, sources)
+        devices = Devices(config.data.batch_size // config.train.accumulate)
+    if parallel.several():
+        parallel.require_equal(json.dumps(to_dict(config)), "configuration")
+        parallel.require_equal(json.dumps([*map(fingerprint, sources)]), "training data")
     runtime.keep_memory()
-    with own(workdir):
-        return _Session(config, workdir, console, sources, validation, devices).run()
+    runtime.keep_compiled()
+    with contextlib.ExitStack() as held:
+        with parallel.agreed():
+            if parallel.is_first():
+                runs.require_same(workdir, config, sources)
+                require_usable(config, workdir, sources)
+                held.enter_context(own(workdir))
+        watched = _watched(config, workdir, sources)
+        if parallel.is_first():
+            return _Session(config, workdir, console, watched, validation, devices).run()
+        like = runs.new_state(config, abstract=True)[1]
+        step = step_function(config, devices.replicated)
+        return together.follow(config, watched, devices, like, step)
+
+
+def _watched(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> list[Tolerant]:
+    log = str(workdir / "bad_samples.jsonl")
+    return [
+        Tolerant(source, number, log, config.data.crop) for number, source in enumerate(sources)
+    ]
 
 
 def require_usable(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> None:
@@ -163,54 +214,58 @@ class _Session:
         config: Config,
         workdir: pathlib.Path,
         console: Console,
-        sources: Sequence[Source],
+        sources: Sequence[Tolerant],
         validation: Source,
         devices: Devices,
     ):
         self._config, self._workdir, self._console = config, workdir, console
-        self._validation, self._devices = validation, devices
-        bad_log = str(workdir / "bad_samples.jsonl")
-        self._sources = [
-            Tolerant(source, number, bad_log, config.data.crop)
-            for number, source in enumerate(sources)
-        ]
-        self._bad_log = bad_log
+        self._sources, self._validation, self._devices = sources, validation, devices
         self._history = History(workdir)
         self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep)
         self._scores: dict[int, float] = {}
 
     def run(self) -> int:
         """Train; the order in which weights are looked for stands in `_first_state`."""
-        config, checkpoints = self._config, self._checkpoints
+        config, checkpoints, several = self._config, self._checkpoints, parallel.several()
         with catch_interrupts(
             grace=config.train.grace_seconds,
             saving=lambda: checkpoints.busy,
             on_abandon=self._abandon,
         ) as interrupt:
+            # Others need this process until all have agreed to leave.
+            interrupt.leaving = several
             if config.train.max_minutes:
                 interrupt.deadline = _process_start() + 60 * config.train.max_minutes
-            model, state = self._first_state()
-            first_step = int(state.step)
-            self._history.add("start", step=first_step, pid=os.getpid(), **runs.numerics())
-            for source in self._sources:
-                self._tell_rejected(source.source)
-            runs.save_config(self._workdir, config, self._sources)
+            with parallel.agreed():
+                _, state = self._first_state()
+                first_step = int(state.step)
+                self._history.add("start", step=first_step, pid=os.getpid(), **runs.numerics())
+                for source in self._sources:
+                    self._tell_rejected(source.source)
+                runs.save_config(self._workdir, config, self._sources)
             records = Records(self._workdir, self._say)
-            self._bind = runs.compile_forward(model)
+            self._bind = runs.forward_of(config.model)
+            state = self._devices.everywhere(parallel.share(state))
             started = time.monotonic()
+            share = jax.process_index(), jax.process_count()
             fetcher = Fetcher(
-                lambda step: train_batches(config, self._sources, start=step),
+                lambda step: train_batches(config, self._sources, start=step, share=share),
                 first_step,
                 timeout=config.data.timeout,
                 interrupt=interrupt,
                 warn=self._warn_of_workers,
                 reading=self._reading,
             )
+            fit = (
+                functools.partial(together.fit, devices=self._devices)
+                if several
+                else functools.partial(loop.fit, put=self._devices.split)
+            )
             try:
-                state = loop.fit(
+                state = fit(
                     state,
                     fetcher,
-                    step_function(config),
+                    step_function(config, self._devices.replicated if several else None),
                     config.train,
                     validate=lambda state, step: self._validate(state, step, records, interrupt),
                     save=self._save,
@@ -218,7 +273,6 @@ class _Session:
                     records=records,
                     interrupt=interrupt,
                     console=self._console,
-                    put=self._devices.split,
                 )
                 interrupt.leaving = True
                 checkpoints.wait()
@@ -267,7 +321,7 @@ class _Session:
         config = self._config
         if self._checkpoints.steps() or announced:
             model, like = runs.new_state(config, abstract=True)
-            restored = self._checkpoints.restore(self._devices.everywhere(like), repair=True)
+            restored = self._checkpoints.restore(self._devices.alone(like), repair=True)
             for line in restored.set_aside:
                 self._history.add("damaged", what=line)
                 self._say(f"checkpoint passed over: {line}")
@@ -282,7 +336,7 @@ class _Session:
             self._say(f"starting from {start.told}")
             params, stats = initial.fill(start, config.model, state.params, state.stats)
             state = state._replace(params=params, stats=stats)
-        return model, self._devices.everywhere(state)
+        return model, state
 
     def _save(self, state: TrainState, step: int) -> None:
         facts = {**runs.numerics(), "skipped": int(state.skipped)}
@@ -298,7 +352,8 @@ class _Session:
         self._checkpoints.poll()
         if bad_samples:
             samples = sum(map(len, self._sources))
-            reason = too_many(self._bad_log, samples, self._config.data.max_bad)
+            log = self._sources[0].log
+            reason = too_many(log, samples, self._config.data.max_bad)
             return DataStopped(reason) if reason else None
         return None
 
@@ -307,8 +362,9 @@ class _Session:
     ) -> None:
         config = self._config
         settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)
+        model_fn = self._bind(self._devices.alone(state))
         result = evaluate(
-            Predictor(self._bind(state), Preprocessing(size=runs.image_size(config))),
+            Predictor(model_fn, Preprocessing(size=runs.image_size(config))),
             self._validation,
             settings,
             keep=_PICTURES,

@@ -20,11 +20,13 @@ from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
 from reldepth_jax import config as config_module
+from reldepth_jax import runtime
 from reldepth_jax.checkpoint import Checkpoints
-from reldepth_jax.config import Config
+from reldepth_jax.config import Config, ModelConfig
 from reldepth_jax.conventions import Source
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
+from reldepth_jax.models.fast import fast_network, fast_params
 from reldepth_jax.models.reldepth_net import RelDepthNet, build
 from reldepth_jax.train import optim, state
 from reldepth_jax.train.step import make_forward
@@ -106,7 +108,7 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
     if wanted is not None and wanted not in found:
         known = ", ".join(map(str, found))
         raise RunError(f"{folder}: no checkpoint of step {wanted}; there are: {known}")
-    model, like = new_state(config, abstract=True)
+    _, like = new_state(config, abstract=True)
     restored = checkpoints.restore(like, wanted)
     for line in restored.set_aside:
         print(f"{folder}: {line}; using step {restored.record.step}", file=sys.stderr)
@@ -116,7 +118,7 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
         restored.record.step,
         restored.state.params,
         restored.state.stats,
-        compile_forward(model)(restored.state),
+        forward_of(config.model)(restored.state),
     )
 
 
@@ -125,14 +127,28 @@ def image_size(config: Config) -> int:
     return config.eval.image_size or min(config.data.crop)
 
 
-def compile_forward(model: RelDepthNet) -> Callable[[state.TrainState], ModelFn]:
-    """Return `bind(state) -> model_fn`; the network is compiled once for all states."""
-    forward = jax.jit(make_forward(model))
+def compile_forward(
+    model: RelDepthNet, *, fast: bool = False
+) -> Callable[[state.TrainState], ModelFn]:
+    """Return `bind(state) -> model_fn`; the network is compiled once for all states.
+
+    With `fast`, on CPU, convolutions are Winograd's (see `reldepth_jax.models.fast`).
+    """
+    network = fast_network(model) if fast else model
+    compiler_options = runtime.compiler_options() if fast else None
+    forward = jax.jit(make_forward(network), compiler_options=compiler_options)
 
     def bind(weights: state.TrainState) -> ModelFn:
-        return lambda images: np.asarray(forward(weights.params, weights.stats, images))
+        params = fast_params(model, weights.params) if fast else weights.params
+        return lambda images: np.asarray(forward(params, weights.stats, images))
 
     return bind
+
+
+@functools.lru_cache(maxsize=8)
+def forward_of(config: ModelConfig) -> Callable[[state.TrainState], ModelFn]:
+    """Return `compile_forward` of a network of `config`; one for all runs of a process."""
+    return compile_forward(nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0))))
 
 
 def load_config(folder: pathlib.Path) -> Config | None:
@@ -197,10 +213,11 @@ def _load(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def numerics() -> dict[str, str]:
     """Return what the bits of results depend on beside the configuration."""
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
-        "devices": f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
+        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + processes,
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0),
     }
 

@@ -11,7 +11,6 @@ comparison pictures.
 
 import argparse
 import contextlib
-import os
 import pathlib
 import sys
 import time
@@ -35,14 +34,11 @@ def main() -> int:
     workdir: pathlib.Path = options.workdir or pathlib.Path("runs") / name
 
     # Only now, because importing JAX takes longer than telling a mistake.
-    import jax
-
+    from reldepth_jax import runtime
     from reldepth_jax.ablation import report, run
 
+    runtime.keep_compiled()
     workdir.mkdir(parents=True, exist_ok=True)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        # Steps and networks of one kind are compiled once for the whole grid, also after a restart.
-        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
     began = time.monotonic()
     with _progress("training") as progress:
         code = run.train(grid, workdir, progress)

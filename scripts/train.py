@@ -1,6 +1,8 @@
 """Train, or continue what the run directory holds.
 
 python scripts/train.py --config configs/ranking.py [--workdir runs/ranking] [--config.a.b=value …]
+
+Several processes train one run: docs/multi_process.md.
 """
 
 import argparse
@@ -21,9 +23,16 @@ def main() -> int:
     )
     options, assignments = cli.parse(parser, overrides=True)
     if options.weights is not None:
-        assignments.setdefault("init_from", options.weights)
+        if "init_from" in assignments:
+            raise config.ConfigError("--weights and --config.init_from are the same; give one")
+        assignments["init_from"] = options.weights
     settings = config.override(config.load(options.config), assignments)
     config.validate(settings)
+    if settings.init_part == "encoder" and not settings.init_from:
+        raise config.ConfigError(
+            "init_part=encoder: which one? Give --weights with a file, a run directory or"
+            " pretrained:NAME"
+        )
     file, _, variant = options.config.partition(":")
     name = "_".join([pathlib.Path(file).stem, *[variant] * bool(variant)])
     workdir = pathlib.Path(options.workdir or f"runs/{name}")
@@ -32,7 +41,9 @@ def main() -> int:
     from rich.console import Console
 
     from reldepth_jax import experiment
+    from reldepth_jax.train import parallel
 
+    parallel.join()
     return experiment.train(settings, workdir, Console())
 
 

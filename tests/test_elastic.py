@@ -148,6 +148,48 @@ def test_parameters_differ_by_rounding_only(folder: pathlib.Path):
     assert difference(one, moved) > 100 * BOUND
 
 
+EIGHT = """
+    import itertools, json
+    import jax
+    from reldepth_jax import experiment, runs
+    from reldepth_jax.data.pipeline import train_batches
+    from reldepth_jax.train.parallel import Devices
+    from tests.fixtures import marked
+    from tests.fixtures.training import config
+
+    settings = config(data__batch_size=8, optim__name="sgd", optim__learning_rate=0.01)
+    source = marked.Marked(split="train", size=(32, 64))
+    batches = [*itertools.islice(train_batches(settings, [source], start=0), 12)]
+    step, (_, begin) = experiment.step_function(settings), runs.new_state(settings)
+    begin, present = jax.device_get(begin), jax.devices()
+    for count in (1, 2, 4, 8):
+        jax.devices, jax.local_device_count = lambda: present[:count], lambda: count
+        devices = Devices(8)
+        state, losses = devices.everywhere(begin), []
+        for batch in batches:
+            state, metrics = step(state, devices.split(batch))
+            losses.append(float(metrics["loss"]))
+        assert len(metrics["loss"].sharding.device_set) == count
+        print("losses", json.dumps(losses))
+"""
+
+
+def test_losses_on_1_2_4_and_8_devices_are_the_same(tmp_path: pathlib.Path):
+    child = Child(
+        tmp_path / "run", program=EIGHT,
+        # Quickly compiled, for it is four times.
+        XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    )  # fmt: skip
+    code, output, _ = child.end(timeout=300)
+    assert code == 0, output
+    lines = [line for line in output.splitlines() if line.startswith("losses")]
+    one, *others = (json.loads(line.removeprefix("losses")) for line in lines)
+    assert (len(one), len(others)) == (12, 3)
+    for losses in others:
+        assert losses == pytest.approx(one, rel=1e-5)
+    assert max(one) > 1.02 * min(one)
+
+
 @pytest.mark.parametrize(("batch", "devices", "nearest"), [(6, 4, 4), (3, 2, 2), (1, 4, 4)])
 def test_a_batch_that_cannot_be_split_is_one_line(
     monkeypatch: pytest.MonkeyPatch, batch: int, devices: int, nearest: int

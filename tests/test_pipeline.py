@@ -129,6 +129,22 @@ def test_order_and_augmentation_do_not_depend_on_threads_workers_or_start():
     assert same(batches(config, 7, 5), reference[7:])
 
 
+@pytest.mark.parametrize(("processes", "start", "workers"), [(2, 0, 0), (4, 3, 0), (2, 3, 1)])
+def test_the_shares_of_processes_are_the_batch(processes: int, start: int, workers: int):
+    mixed = (MixedSource(source=Choice("synthetic"), share=0.25),)
+    config = make_config(zoom=(1.0, 1.5), color_jitter=0.3, mix=mixed, workers=workers)
+    sources = [Ramps(37, 40, 70), Ramps(11, 50, 64)]
+    whole = itertools.islice(train_batches(config, sources, start=start), 6)
+    shares = [
+        itertools.islice(train_batches(config, sources, start=start, share=(p, processes)), 6)
+        for p in range(processes)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert all(len(part["image"]) == 4 // processes for part in parts)
+        for name, values in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+
+
 def test_seed_changes_the_order():
     config = make_config()
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from types import ModuleType
 
@@ -266,3 +267,32 @@ def test_help_works_without_jax(name: str):
         "except SystemExit as end: sys.exit(end.code or ('jax' in sys.modules) * 9)"
     )
     assert "--workdir" in script("-c", code, f"scripts/{name}.py").stdout or name == "compare"
+
+
+def test_what_is_compiled_is_kept_for_the_next_process(tmp_path: pathlib.Path):
+    code = textwrap.dedent("""
+        import jax
+        from reldepth_jax import runtime
+        runtime.keep_compiled()
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.jit(lambda x: x + 1)(1.0)
+        print(jax.config.jax_compilation_cache_dir)
+    """)
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+
+    def folder(**changed: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | changed,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return result.stdout.strip()
+
+    kept = folder(XDG_CACHE_HOME=str(tmp_path))
+    assert pathlib.Path(kept).parent == tmp_path / "reldepth_jax"
+    assert list(pathlib.Path(kept).iterdir())
+    assert folder(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == str(tmp_path / "own")
+    (tmp_path / "file").write_text("")
+    assert folder(XDG_CACHE_HOME=str(tmp_path / "file")) == "None"

@@ -25,11 +25,13 @@ from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import (
     Choice,
     Config,
+    ConfigError,
     DataConfig,
     EvalConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
+    validate,
 )
 from reldepth_jax.conventions import Batch
 from reldepth_jax.errors import UserError
@@ -65,6 +67,68 @@ def a_batch(seed: int = 0) -> Batch:
         "depth": jnp.asarray(rng.uniform(1, 9, (2, 32, 64)).astype(np.float32)),
         "mask": jnp.asarray(rng.random((2, 32, 64)) < 0.9),
     }
+
+
+def one_step(accumulate: int = 1, *, remat: bool = False) -> Callable:
+    """Return the step of a network with frozen statistics and a loss that images share evenly."""
+    model, _ = runs.new_state(TINY, abstract=True)
+    step = make_train_step(
+        model,
+        RankingLoss(drop_easiest=0.0, average="images"),
+        UniformPairs(num_pairs=50),
+        optax.sgd(0.1),
+        seed=0,
+        sigma=0.02,
+        frozen_statistics="all",
+        accumulate=accumulate,
+        remat=remat,
+    )
+    return jax.jit(step)
+
+
+def four_images() -> tuple[TrainState, Batch]:
+    _, state = runs.new_state(TINY)
+    state = state._replace(opt_state=optax.sgd(0.1).init(state.params))
+    one, two = a_batch(0), a_batch(1)
+    return state, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), one, two)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(parts: int):
+    state, batch = four_images()
+    whole, metrics = one_step()(state, batch)
+    got, in_parts = one_step(parts)(state, batch)
+    # Parts have not quite as many unequal pairs, which counts for the mean of their shares.
+    for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-4), ("whdr", 1e-2)):
+        assert float(in_parts[name]) == pytest.approx(float(metrics[name]), rel=tolerance)
+    moved = 0.0
+    for before, one, other in zip(
+        *map(jax.tree.leaves, (state.params, whole.params, got.params)), strict=True
+    ):
+        moved = max(moved, float(jnp.abs(one - before).max()))
+        np.testing.assert_allclose(other, one, atol=2e-6)
+    assert moved > 1e-3
+
+
+def test_blocks_computed_again_give_the_same_step():
+    state, batch = four_images()
+    results, convolutions = [], []
+    for remat in (False, True):
+        lowered = one_step(remat=remat).lower(state, batch)
+        convolutions.append(lowered.as_text().count("stablehlo.convolution"))
+        results.append(lowered.compile()(state, batch)[0])
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
+    # 3x3 and 7x7 ones: the stem, 16 of ResNet-18's blocks and 28 of the decoder's stages; those of
+    # blocks and stages are there a second time. The head is not computed again.
+    assert convolutions[1] - convolutions[0] >= 30
+
+
+def test_a_batch_must_fall_into_even_parts():
+    for accumulate in (0, 3):
+        train = dataclasses.replace(TINY.train, accumulate=accumulate)
+        with pytest.raises(ConfigError, match=r"train\.accumulate"):
+            validate(dataclasses.replace(TINY, train=train))
 
 
 def test_schedule_warms_up_and_decays_as_written():

@@ -231,7 +231,7 @@ class Checkpoints:
         _require_same_arrays(record, like, step)
         faults.reach("restore")
         try:
-            with ocp.StandardCheckpointer() as orbax:
+            with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as orbax:
                 state = orbax.restore(self._path(step), like)
         except Exception as error:  # Orbax raises plain Exception, KeyError and others
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -260,7 +260,9 @@ class Checkpoints:
             if path.exists():
                 _remove(path)
             faults.reach("save.arrays")
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            alone = _alone()
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+            with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
                 orbax.save(path, args=ocp.args.StandardSave(host))
             faults.reach("save.arrays_done")
             sync_tree(path)
@@ -349,6 +351,14 @@ class Checkpoints:
 
 class _DamagedError(Exception):
     """Why one checkpoint does not verify."""
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Tell Orbax not to wait for the other processes of a run: one saves and restores for all."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
 
 
 def _require_same_arrays(record: CommitRecord, like: Any, step: int) -> None:

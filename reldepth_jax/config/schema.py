@@ -213,6 +213,12 @@ class TrainConfig:
     """Stop when so many steps in a row were not finite, or so many and 1 % of all steps."""
     seed: int = 0
     """Of parameters, data order, augmentation and pairs."""
+    accumulate: int = 1
+    """Parts in which a batch is taken, one after the other, where the whole does not fit into
+    memory. BatchNorm and the choice of the easiest pairs see one part."""
+    remat: bool = False
+    """Keep only what passes from block to block for the gradient and compute each block again.
+    For accelerators: on CPU XLA finds the copies and computes them once."""
     log_every: int = 20
     eval_every: int = 500
     """Steps between validations with a picture; there is one before the first and after the last

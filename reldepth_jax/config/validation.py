@@ -60,6 +60,11 @@ def validate(config: Config) -> None:
             f"optim.warmup_steps must be below train.steps ({config.train.steps}),"
             f" got {config.optim.warmup_steps}"
         )
+    if config.data.batch_size % config.train.accumulate:
+        raise ConfigError(
+            f"data.batch_size ({config.data.batch_size}) must be a multiple of train.accumulate,"
+            f" got {config.train.accumulate}"
+        )
 
 
 def _validate_model(model: ModelConfig) -> None:
@@ -100,6 +105,7 @@ _LEAST = {
     "train.grace_seconds": 0,
     "train.max_skipped": 1,
     "train.seed": 0,
+    "train.accumulate": 1,
     "train.log_every": 1,
     "train.eval_every": 1,
     "train.eval_images": 0,

@@ -94,8 +94,22 @@ def fit_to_image(
 ) -> Shaped[np.ndarray, "_h _w"]:
     """Resize a map to the (height, width) of its photograph, by nearest neighbour.
 
-    Raises UnreadableFile that names `path` where the aspect ratios differ by more than 2 %; `what`
-    says which map it is if `path` is that of the photograph.
+    Raises UnreadableFile as `require_fit` does.
+    """
+    require_fit(values, size, path, what)
+    return geometry.resize_map_nearest(values, size)
+
+
+def require_fit(
+    values: Shaped[np.ndarray, "h w"],
+    size: tuple[int, int],
+    path: str | os.PathLike[str],
+    what: str = "",
+) -> None:
+    """Raise UnreadableFile where the aspect ratio of a map is not that of its photograph.
+
+    By more than 2 %. The message names `path`; `what` says which map it is if that is the path of
+    the photograph.
     """
     height, width = size
     ratio = (values.shape[1] * height) / (values.shape[0] * width)
@@ -105,7 +119,6 @@ def fit_to_image(
             f"{what and f'the {what} of '}{values.shape[1]}x{values.shape[0]} pixels"
             f" {'does' if what else 'do'} not go with the photograph's {width}x{height}",
         )
-    return geometry.resize_map_nearest(values, size)
 
 
 def listed_paths(root: pathlib.Path, written: Sequence[str], listing: str) -> list[str]:

@@ -31,7 +31,7 @@ MAP_SUFFIXES = frozenset(".png .tif .tiff .pfm .npy .npz .exr".split())
 MAX_PIXELS = 89_478_485
 """Pixels of the largest file that is decoded; where Pillow starts to suspect an attack."""
 
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 _MAP_FORMATS = ("PNG", "TIFF")
 
 # Pillow warns from MAX_PIXELS on and raises at twice as many. `catch_warnings` around each call
@@ -78,9 +78,8 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     Raises UnreadableFile: not a regular file, not such an image, truncated, above MAX_PIXELS.
     """
     with _reading(path) as file:
-        with _open(file, path, _IMAGE_FORMATS) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        with open_image(file, path, IMAGE_FORMATS) as image:
+            return np.array(to_rgb(image, displayed=True))
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -88,12 +87,15 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
     What data sets label are stored pixels. Otherwise as `read_image`; `name` stands in messages.
     """
-    with _reporting(name), _open(io.BytesIO(data), name, _IMAGE_FORMATS) as image:
-        image.load()
-        return _to_rgb(image)
+    with reporting(name), open_image(io.BytesIO(data), name, IMAGE_FORMATS) as image:
+        return np.array(to_rgb(image, displayed=False))
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image, *, displayed: bool) -> Image.Image:
+    """Decode and convert as `read_image` does, without EXIF unless `displayed`; ValueError."""
+    image.load()
+    if displayed:
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("holds floating-point values, not a photograph")
     if image.mode.startswith("I"):
@@ -101,16 +103,20 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("grey values outside 0..65535")
         grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_map(path: str | os.PathLike[str]) -> Float32[np.ndarray, "h w"]:
     """Read one number per pixel as float32; otherwise as `read_values`."""
-    values = read_values(path)
+    return as_float(read_values(path))
+
+
+def as_float(values: Shaped[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Return a map as float32; what is too large for that becomes infinite."""
     with np.errstate(over="ignore"):
         return np.array(values, np.float32)
 
@@ -137,7 +143,7 @@ def read_values(path: str | os.PathLike[str]) -> Shaped[np.ndarray, "h w"]:
         elif head.startswith(b"\xff\xd8"):
             raise ValueError("JPEG changes depth values; store maps as PNG, TIFF, PFM or NPY")
         else:
-            with _open(file, path, _MAP_FORMATS) as image:
+            with open_image(file, path, _MAP_FORMATS) as image:
                 values = _map_values(image)
         return _as_map(values)
 
@@ -156,9 +162,10 @@ def _as_map(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "uif":
         raise ValueError(f"expected numbers, got an array of {values.dtype}")
     if values.ndim == 3 and values.shape[2] == 3:
-        if not (values == values[..., :1]).all():
+        first, second, third = np.moveaxis(values, 2, 0)
+        if not ((first == second).all() and (first == third).all()):
             raise ValueError("expected one number per pixel, got three channels that differ")
-        values = values[..., 0]
+        values = first
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values.squeeze(0 if values.shape[0] == 1 else 2)
     if values.ndim != 2 or not values.size:
@@ -203,7 +210,7 @@ def _read_pfm(file: IO[bytes]) -> np.ndarray:
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a regular file; whatever fails inside becomes UnreadableFile."""
-    with _reporting(path):
+    with reporting(path):
         # Checked before it is opened: opening a pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("is not a regular file")
@@ -215,7 +222,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _reporting(path: str | os.PathLike[str]) -> Iterator[None]:
+def reporting(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn whatever fails inside into UnreadableFile."""
     try:
         yield
@@ -229,7 +236,7 @@ def _reporting(path: str | os.PathLike[str]) -> Iterator[None]:
         raise UnreadableFile(path, " ".join(reason.split())) from error
 
 
-def _open(
+def open_image(
     file: IO[bytes] | io.BytesIO, path: str | os.PathLike[str], formats: tuple[str, ...]
 ) -> ImageFile.ImageFile:
     """Open by content and check the size in the header, before anything is decoded."""

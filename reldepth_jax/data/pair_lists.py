@@ -252,7 +252,13 @@ def annotated(
 
     `path` stands in the message.
     """
-    height, width = image.shape[:2]
+    require_inside(image.shape[:2], pairs, path)
+    return only_pairs(image, pairs)
+
+
+def require_inside(size: tuple[int, int], pairs: Int32[np.ndarray, "n 5"], path: str) -> None:
+    """Raise UnreadableFile if a point lies outside an image of this (height, width)."""
+    height, width = size
     limits = np.array([height, width, height, width])
     outside = ((pairs[:, :4] < 0) | (pairs[:, :4] >= limits)).any(axis=1)
     if outside.any():
@@ -262,10 +268,14 @@ def annotated(
             f"has {height} rows and {width} columns, but annotations (counted from 0) at"
             f" ({row}, {column}) and ({other_row}, {other_column})",
         )
+
+
+def only_pairs(image: UInt8[np.ndarray, "h w 3"], pairs: Int32[np.ndarray, "n 5"]) -> Sample:
+    """Return a sample without depth."""
     return {
         "image": image,
-        "depth": np.zeros((height, width), np.float32),
-        "mask": np.zeros((height, width), np.bool_),
+        "depth": np.zeros(image.shape[:2], np.float32),
+        "mask": np.zeros(image.shape[:2], np.bool_),
         "pairs": pairs,
     }
 

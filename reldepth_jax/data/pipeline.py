@@ -12,7 +12,8 @@ import numpy as np
 from absl import flags
 
 from reldepth_jax.config import Choice, Config
-from reldepth_jax.conventions import Sample, Source, Split
+from reldepth_jax.conventions import Source, Split
+from reldepth_jax.data.cropping import Deferred, Unread
 from reldepth_jax.data.selection import Subset, has_instances
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
@@ -44,13 +45,15 @@ def train_sources(config: Config) -> list[Source]:
 
 
 def train_batches(
-    config: Config, sources: Sequence[Source], *, start: int
+    config: Config, sources: Sequence[Source], *, start: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the batches of steps `start`, `start + 1`, … without end.
 
     Args:
       sources: those of `train_sources`. Every source has its own endless shuffled sequence, and
         their examples alternate as `data.mix` states the shares.
+      share: (p, n) reads and yields only slots b p / n to b (p + 1) / n of each batch of size b,
+        which n must divide.
 
     Keys and shapes are those of `conventions.Batch`. Seeds are given to each stage explicitly, so
     that inserting a stage does not reshuffle the others.
@@ -68,19 +71,23 @@ def train_batches(
         data.label_noise,
     )
     shuffled = [
-        grain.MapDataset.source(cast(grain.sources.RandomAccessDataSource[Sample], source))
+        grain.MapDataset.source(
+            cast(grain.sources.RandomAccessDataSource[Unread], Deferred(source))
+        )
         .shuffle(seed=seed + 1000 * number)
         .repeat()
         for number, source in enumerate(sources)
     ]
     shares = [mixed.share for mixed in data.mix]
     mixture = grain.MapDataset.mix(shuffled, [1 - sum(shares), *shares]) if shares else shuffled[0]
+    process, processes = share
+    # Parts of batches, one after another: part p of step s is number s n + p.
     dataset = mixture.random_map(transform, seed=seed + 1).batch(
-        data.batch_size, drop_remainder=True
+        data.batch_size // processes, drop_remainder=True
     )
     # grain prefetches 500 batches unless told otherwise.
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
-    batches = dataset[start:].to_iter_dataset(options)
+    batches = dataset[start * processes + process :: processes].to_iter_dataset(options)
     if data.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from reldepth_jax.conventions import Sample, Source
+from reldepth_jax.data.cropping import ChooseCrop, read_crop
 
 
 def fixed_order(count: int) -> Int64[np.ndarray, "count"]:
@@ -60,9 +61,16 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         """Return one of the chosen samples; IndexError outside."""
+        return self.source[self._position(index)]
+
+    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+        """Return a part of one of the chosen samples."""
+        return read_crop(self.source, self._position(index), choose)
+
+    def _position(self, index: int) -> int:
         if not 0 <= index < self.size:
             raise IndexError(f"sample {index} of {self.size}")
-        return self.source[int(self.order[index])]
+        return int(self.order[index])
 
     @functools.cached_property
     def order(self) -> Int64[np.ndarray, "count"]:

@@ -29,6 +29,9 @@ VERSION = "1.0.0"
 FILE_FORMAT = "array_record"
 METADATA = "metadata.json"
 PARTS: tuple[Part, ...] = ("train", "val", "test")
+# A group of one record: random access reads no others. Zstandard is unpacked in a third of the time
+# that zlib takes, and takes about as much space.
+_WRITING = "group_size:1,zstd:3"
 
 
 def import_tfds() -> Any:
@@ -54,7 +57,7 @@ def features(maps: Mapping[str, np.dtype]) -> Any:
         }
         | {
             f"map_{name}": tfds.features.Tensor(
-                shape=(None, None), dtype=dtype, encoding=tfds.features.Encoding.ZLIB
+                shape=(None, None), dtype=dtype, encoding=tfds.features.Encoding.BYTES
             )
             for name, dtype in maps.items()
         }
@@ -117,8 +120,7 @@ class Writer:
         from array_record.python import array_record_module  # type: ignore[attr-defined]: compiled
 
         self._path, self._features = path, features(maps)
-        # A group of one record: random access reads no others.
-        self._writer = self._reporting(array_record_module.ArrayRecordWriter, path, "group_size:1")
+        self._writer = self._reporting(array_record_module.ArrayRecordWriter, path, _WRITING)
 
     def write(self, record: Record) -> None:
         """Add one record."""

@@ -11,10 +11,12 @@ import json
 import os
 import pathlib
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
 from reldepth_jax.conventions import Sample, Source
+from reldepth_jax.data.cropping import ChooseCrop, cut_out, read_crop
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.io import UnreadableFile
 from reldepth_jax.data.selection import has_instances
@@ -51,20 +53,32 @@ class Tolerant:
 
     def __getitem__(self, index: int) -> Sample:
         """Read a sample, or stand in for it."""
+        sample = self._try(index, lambda: self.source[index])
+        return self._stand_in() if sample is None else sample
+
+    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+        """Read a part of a sample, or stand in for it."""
+        sample = self._try(index, lambda: read_crop(self.source, index, choose))
+        return cut_out(self._stand_in(), choose) if sample is None else sample
+
+    def _try(self, index: int, read: Callable[[], Sample]) -> Sample | None:
         thread = threading.get_ident()
         self._reading[thread] = index
         try:
-            return {**self.source[index], "bad": np.False_}
+            return {**read(), "bad": np.False_}
         except (UnreadableFile, DataError) as error:
             self._note(index, str(error))
-            return {
-                "image": np.zeros((*self.size, 3), np.uint8),
-                "depth": np.zeros(self.size, np.float32),
-                "mask": np.zeros(self.size, np.bool_),
-                "bad": np.True_,
-            }
+            return None
         finally:
             self._reading.pop(thread, None)
+
+    def _stand_in(self) -> Sample:
+        return {
+            "image": np.zeros((*self.size, 3), np.uint8),
+            "depth": np.zeros(self.size, np.float32),
+            "mask": np.zeros(self.size, np.bool_),
+            "bad": np.True_,
+        }
 
     def oldest(self) -> int | None:
         """Return the sample that this process is reading for the longest time, None if none."""

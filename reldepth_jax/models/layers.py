@@ -50,6 +50,13 @@ def conv(
     )
 
 
+def call(block: Callable[..., Array], *inputs: Array | None, remat: bool) -> Array:
+    """Return what the block returns; with `remat` it is computed again for the gradient."""
+    if not remat:
+        return block(*inputs)
+    return nnx.remat(lambda block, *inputs: block(*inputs))(block, *inputs)
+
+
 def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w c"]:
     """Maximum over 3x3 windows at stride 2, padding 1, height and width even.
 

@@ -13,6 +13,7 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.conventions import Encoder
 from reldepth_jax.models.fusion import FeatureFusionBlock
 from reldepth_jax.models.heads import HEADS
+from reldepth_jax.models.layers import call
 from reldepth_jax.registry import ENCODERS
 
 IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32).reshape(1, 1, 1, 3)
@@ -27,6 +28,9 @@ NORMALISATIONS = {
 
 class Decoder(nnx.Module):
     """Four fusion stages, applied from the coarsest to the finest tap."""
+
+    remat = False
+    """Whether each stage is computed again for the gradient."""
 
     def __init__(self, config: ModelConfig, channels: tuple[int, int, int, int], *, rngs: nnx.Rngs):
         last = len(channels) - 1
@@ -44,7 +48,7 @@ class Decoder(nnx.Module):
         """Return features at half the resolution of the image; `taps` finest first."""
         x = None
         for fusion, tap in reversed(list(zip(self.fusion, taps, strict=True))):
-            x = fusion(tap, x)
+            x = call(fusion, tap, x, remat=self.remat)
         assert x is not None
         return x
 

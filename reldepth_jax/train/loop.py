@@ -127,15 +127,17 @@ def fit(
             device_batch = put(batch)
             state, metrics = train_step(state, device_batch)
             interrupt.unsaved = step + 1 - saved_step
-            pending.append({**metrics, "bad_samples": np.float32(bad)})
+            pending.append({"bad_samples": np.float32(bad), **metrics})
             # One step ahead of the device, no more: a stop must not wait for a queue of them.
             jax.block_until_ready(pending[-2:-1])
             failure = poll(bad)
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
+            # A step that another process has stopped is no step.
+            if logged and not metrics.get("stop", 0):
                 numbers, not_finite = _summary(pending, step + 1, config)
                 failure = failure or not_finite
                 seconds = time.monotonic() - window_start
-                numbers["images_per_second"] = len(pending) * len(batch["mask"]) / seconds
+                numbers["images_per_second"] = len(pending) * len(device_batch["mask"]) / seconds
                 records.scalars(step + 1, "train", numbers)
                 pending, window_start = [], time.monotonic()
                 progress.update(

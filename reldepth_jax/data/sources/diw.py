@@ -20,8 +20,10 @@ import numpy as np
 
 from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data import files, io, pair_lists
+from reldepth_jax.data.cropping import ChooseCrop, whole
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.pair_lists import ListedRecords, PairList, Rejected
+from reldepth_jax.data.photograph import Photograph
 from reldepth_jax.data.records import Part, Record, Selected, open_part, select
 from reldepth_jax.registry import SOURCES
 
@@ -152,10 +154,17 @@ class DIW:
         """Read one sample; UnreadableFile if the image is damaged or not of the stated size."""
         return self.decode(self._records[index])
 
-    def decode(self, record: Record) -> Sample:
+    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+        """Read a part of one sample."""
+        return self.decode(self._records[index], choose)
+
+    def decode(self, record: Record, choose: ChooseCrop = whole) -> Sample:
         """Interpret one record."""
         path = os.path.join(self.root or self.prepared, record["name"])
-        return pair_lists.annotated(io.decode_image(record["image"], path), record["pairs"], path)
+        photograph, pairs = Photograph(record["image"], path), record["pairs"]
+        pair_lists.require_inside(photograph.size, pairs, path)
+        crop = choose(*photograph.size, pairs)
+        return pair_lists.only_pairs(crop.image(photograph), crop.pairs(pairs))
 
     @functools.cached_property
     def _records(self) -> Selected:

@@ -11,7 +11,10 @@ import numpy as np
 
 from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data import files, io
+from reldepth_jax.data.cropping import ChooseCrop, whole
 from reldepth_jax.data.files import DataError
+from reldepth_jax.data.photograph import Photograph
+from reldepth_jax.data.records import NO_PAIRS
 from reldepth_jax.registry import SOURCES
 
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*")
@@ -91,11 +94,17 @@ class Folder:
 
         Raises UnreadableFile if one of the two cannot be read or their aspect ratios differ.
         """
+        return self.read_crop(index, whole)
+
+    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+        """Read a part of one photograph with its depth."""
         image_path, map_path = self._pairs[self._range(self.split)[index]]
-        image, values = io.read_image(image_path), io.read_map(map_path)
-        values = files.fit_to_image(values, image.shape[:2], map_path)
-        depth, mask = self._depth(values)
-        return {"image": image, "depth": depth, "mask": mask}
+        photograph = Photograph(io.read_bytes(image_path), image_path, displayed=True)
+        values = io.read_values(map_path)
+        files.require_fit(values, photograph.size, map_path)
+        crop = choose(*photograph.size, NO_PAIRS)
+        depth, mask = self._depth(io.as_float(crop.map(values)))
+        return {"image": crop.image(photograph), "depth": depth, "mask": mask}
 
     def _depth(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         infinite = np.isin(values, np.array(self.infinity, np.float32))

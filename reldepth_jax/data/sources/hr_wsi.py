@@ -19,7 +19,9 @@ import numpy as np
 
 from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data import files, io
+from reldepth_jax.data.cropping import ChooseCrop, whole
 from reldepth_jax.data.files import DataError
+from reldepth_jax.data.photograph import Photograph
 from reldepth_jax.data.records import FileRecords, Part, Record, Selected, open_part, select
 from reldepth_jax.registry import SOURCES
 
@@ -97,20 +99,27 @@ class HRWSI:
         """Read one sample; UnreadableFile if its files are damaged or do not fit."""
         return self.decode(self._records[index])
 
-    def decode(self, record: Record) -> Sample:
+    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+        """Read a part of one sample."""
+        return self.decode(self._records[index], choose)
+
+    def decode(self, record: Record, choose: ChooseCrop = whole) -> Sample:
         """Interpret one record."""
         path = os.path.join(self.root or self.prepared, record["name"])
-        image = io.decode_image(record["image"], path)
+        photograph = Photograph(record["image"], path)
+        crop = choose(*photograph.size, record["pairs"])
         maps = {}
         for name, values in record["maps"].items():
             if values.dtype != np.uint8 and (name != "instances" or values.dtype != np.uint16):
                 raise io.UnreadableFile(
                     path, f"its {name} map has {values.dtype} values, not 8 bits"
                 )
-            maps[name] = files.fit_to_image(values, image.shape[:2], path, f"{name} map")
+            files.require_fit(values, photograph.size, path, f"{name} map")
+            maps[name] = crop.map(values)
         with np.errstate(divide="ignore"):
             depth = 1 / (maps["gt"].astype(np.float32) / np.float32(255))
-        sample: Sample = {"image": image, "depth": depth, "mask": maps["valid"] > 0}
+        image, mask = crop.image(photograph), maps["valid"] > 0
+        sample: Sample = {"image": image, "depth": depth, "mask": mask}
         if "instances" in maps:
             sample["instances"] = maps["instances"].astype(np.int32)
         return sample

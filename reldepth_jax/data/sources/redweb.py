@@ -16,7 +16,9 @@ import numpy as np
 
 from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data import files, io
+from reldepth_jax.data.cropping import ChooseCrop, whole
 from reldepth_jax.data.files import DataError
+from reldepth_jax.data.photograph import Photograph
 from reldepth_jax.data.records import FileRecords, Part, Record, Selected, open_part, select
 from reldepth_jax.registry import SOURCES
 
@@ -88,13 +90,19 @@ class ReDWeb:
         """Read one sample; UnreadableFile if its files are damaged or do not fit."""
         return self.decode(self._records[index])
 
-    def decode(self, record: Record) -> Sample:
+    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+        """Read a part of one sample."""
+        return self.decode(self._records[index], choose)
+
+    def decode(self, record: Record, choose: ChooseCrop = whole) -> Sample:
         """Interpret one record by the options."""
         path = os.path.join(self.root or self.prepared, record["name"])
-        image, rd = io.decode_image(record["image"], path), record["maps"]["rd"]
+        photograph, rd = Photograph(record["image"], path), record["maps"]["rd"]
         if rd.dtype != np.uint8:
             raise io.UnreadableFile(path, f"its RD map has {rd.dtype} values, not 8 bits")
-        rd = files.fit_to_image(rd, image.shape[:2], path, "RD map")
+        files.require_fit(rd, photograph.size, path, "RD map")
+        crop = choose(*photograph.size, record["pairs"])
+        rd = crop.map(rd)
         depth = rd.astype(np.float32)
         if self.values == "disparity":
             with np.errstate(divide="ignore"):
@@ -102,7 +110,7 @@ class ReDWeb:
         infinite = rd == SKY
         depth[infinite] = np.inf
         mask = ~infinite if self.sky == "masked" else np.ones_like(infinite)
-        return {"image": image, "depth": depth, "mask": mask}
+        return {"image": crop.image(photograph), "depth": depth, "mask": mask}
 
     @functools.cached_property
     def _records(self) -> Selected:

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.models.batch_norm import BatchNorm
-from reldepth_jax.models.layers import conv
+from reldepth_jax.models.layers import call, conv
 from reldepth_jax.registry import ENCODERS
 
 _STEM = 32
@@ -120,6 +120,9 @@ class EfficientNetLite(nnx.Module):
     is not below nine tenths, the latter rounded up.
     """
 
+    remat = False
+    """Whether each block is computed again for the gradient."""
+
     def __init__(self, width: float, depth: float, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.conv_stem = _conv(3, _STEM, 3, 2, dtype, rngs)
         self.bn1 = _norm(_STEM, rngs)
@@ -152,7 +155,7 @@ class EfficientNetLite(nnx.Module):
         taps = []
         for stage, blocks in enumerate(self.blocks):
             for block in blocks:
-                x = block(x)
+                x = call(block, x, remat=self.remat)
             if stage in _TAPS:
                 taps.append(x)
         return taps

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.models.batch_norm import BatchNorm
-from reldepth_jax.models.layers import conv, max_pool_3x3
+from reldepth_jax.models.layers import call, conv, max_pool_3x3
 from reldepth_jax.registry import ENCODERS
 
 
@@ -98,6 +98,9 @@ class Bottleneck32x8d(Bottleneck):
 class ResNet(nnx.Module):
     """Stem and four stages; the taps are the ends of the stages (conv2_x … conv5_x)."""
 
+    remat = False
+    """Whether each block is computed again for the gradient."""
+
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
@@ -126,7 +129,7 @@ class ResNet(nnx.Module):
         taps = []
         for stage in range(1, 5):
             for block in getattr(self, f"layer{stage}"):
-                x = block(x)
+                x = call(block, x, remat=self.remat)
             taps.append(x)
         return taps
 

@@ -1,0 +1,93 @@
+"""Timing several calls in turn, A B A B: what disturbs one round disturbs all calls alike."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+WINDOW = 0.3
+"""Seconds that a round gives to each call, if it does not take longer alone."""
+MOST = 1000
+"""Repetitions in a window."""
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Call(NamedTuple):
+    """Something to be timed."""
+
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any] = lambda result: None
+    """Returns when the last result is there; devices compute behind our back."""
+
+
+class Seconds(NamedTuple):
+    """What one call took, a value for each round."""
+
+    wall: list[float]
+    cpu: list[float]
+    """CPU time of this process, all threads: hardly changed by what else runs on the machine."""
+
+
+class Spread(NamedTuple):
+    """Median and range over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median and range of at least one value."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratios(first: Sequence[float], second: Sequence[float]) -> Spread:
+    """Return the spread of first / second, round by round."""
+    return spread([a / b if b else math.inf for a, b in zip(first, second, strict=True)])
+
+
+def interleave(
+    calls: Mapping[K, Call],
+    rounds: int,
+    *,
+    window: float | None = None,
+    wall: Callable[[], float] = time.perf_counter,
+    cpu: Callable[[], float] = time.process_time,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[K, Seconds]:
+    """Return what each call took in each of the rounds, in which they follow one another.
+
+    A first round, not counted, warms up (each call twice: the first time it may compile) and
+    decides how often a call is repeated within `window` seconds (default: WINDOW).
+    """
+    window = WINDOW if window is None else window
+    taken = {name: Seconds([], []) for name in calls}
+    repeats: dict[K, int] = {}
+    total = (rounds + 1) * len(calls)
+    for turn in range(rounds + 1):
+        for place, (name, call) in enumerate(calls.items()):
+            progress(turn * len(calls) + place, total)
+            if turn == 0:
+                call.wait(call.run())
+                seconds = _once(call, 1, wall, cpu)[0]
+                repeats[name] = max(1, min(MOST, math.floor(window / max(seconds, 1e-9))))
+                continue
+            for values, value in zip(
+                taken[name], _once(call, repeats[name], wall, cpu), strict=True
+            ):
+                values.append(value)
+    progress(total, total)
+    return taken
+
+
+def _once(
+    call: Call, repeats: int, wall: Callable[[], float], cpu: Callable[[], float]
+) -> tuple[float, float]:
+    began, used = wall(), cpu()
+    result = None
+    for _ in range(repeats):
+        result = call.run()
+    call.wait(result)
+    return (wall() - began) / repeats, (cpu() - used) / repeats
