@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -185,7 +186,7 @@ def test_the_shipped_grids_load_and_differ_in_one_thing(variant: str):
 
 def test_budgets_of_pairs_share_one_compiled_step():
     rng = np.random.default_rng(0)
-    batch = {
+    batch: Any = {
         "image": rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8),
         "depth": rng.uniform(1, 9, (2, 32, 64)).astype(np.float32),
         "mask": np.ones((2, 32, 64), bool),

@@ -283,8 +283,8 @@ def test_too_many_skipped_steps_end_the_run_with_the_last_finite_state_kept(
 ):
     real = experiment.train_batches
 
-    def from_step_5(settings: Any, sources: Any, *, start: int) -> Iterator[Any]:
-        for step, batch in enumerate(real(settings, sources, start=start), start):
+    def from_step_5(settings: Any, sources: Any, **rest: Any) -> Iterator[Any]:
+        for step, batch in enumerate(real(settings, sources, **rest), rest["start"]):
             if step >= 5:
                 batch["image"] = np.full_like(batch["image"], 255)
             yield batch
@@ -314,8 +314,8 @@ def test_skipped_steps_in_a_row_are_counted_over_interruptions(
 ):
     real = experiment.train_batches
 
-    def poison(settings: Any, sources: Any, *, start: int) -> Iterator[Any]:
-        for batch in real(settings, sources, start=start):
+    def poison(settings: Any, sources: Any, **rest: Any) -> Iterator[Any]:
+        for batch in real(settings, sources, **rest):
             batch["image"] = np.full_like(batch["image"], 255)
             yield batch
 
