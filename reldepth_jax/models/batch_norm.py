@@ -6,6 +6,9 @@ Measured on two cores, forward and backward with the ReLU after it, CPU time: 38
 (4, 64, 64, 256), 27 against 5 for (4, 32, 32, 512), 20 against 1.5 for (4, 16, 16, 1024).
 """
 
+import functools
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -50,11 +53,11 @@ def batch_norm(
 
     The gradient is that of the first; mean and variance are not differentiated.
     """
-    y, mean, var = _batch_norm(x, scale, bias, epsilon)
+    y, mean, var = cast(tuple[Array, Array, Array], _batch_norm(x, scale, bias, epsilon))
     return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
     return _forward(x, scale, bias, epsilon)[0]
 
@@ -67,22 +70,22 @@ def _forward(
     var = jnp.maximum(sum_of_rows(jnp.square(x)) / count - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = inverse * scale
-    y = x * _wide(factor) + _wide(bias - mean * factor)
+    y = (x - _wide(mean)) * _wide(factor) + _wide(bias)
     return (y, mean, var), (x, mean, inverse, scale)
 
 
 def _backward(
-    kept: tuple[Array, ...], gradients: tuple[Array, Array, Array]
-) -> tuple[Array, Array, Array, None]:
+    epsilon: float, kept: tuple[Array, ...], gradients: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    del epsilon
     x, mean, inverse, scale = kept
     gradient, count = gradients[0], x.size // x.shape[-1]
     of_bias = sum_of_rows(gradient)
-    of_scale = (sum_of_rows(gradient * x) - mean * of_bias) * inverse
-    factor = inverse * scale
-    # dx = factor * (g - mean(g) - normalised * mean(g * normalised)), in powers of x.
-    slope = factor * inverse * of_scale / count
-    shift = factor * of_bias / count - slope * mean
-    return gradient * _wide(factor) - x * _wide(slope) - _wide(shift), of_scale, of_bias, None
+    centred = x - _wide(mean)
+    of_scale = sum_of_rows(gradient * centred) * inverse
+    slope = inverse * of_scale / count
+    of_x = _wide(inverse * scale) * (gradient - _wide(of_bias / count) - centred * _wide(slope))
+    return of_x, of_scale, of_bias
 
 
 _batch_norm.defvjp(_forward, _backward)
