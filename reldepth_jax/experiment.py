@@ -9,8 +9,10 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from rich.console import Console
@@ -45,11 +47,12 @@ _PICTURES = 6
 
 
 def step_function(
-    config: Config, replicated: NamedSharding | None = None
+    config: Config, replicated: NamedSharding | None = None, *, compiled: bool = True
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the configured training step, compiled when first called; the state is donated.
 
-    With `replicated`, of all devices of several processes, it is a step for `together.fit`.
+    With `replicated`, of all devices of several processes, it is a step for `together.fit`. What is
+    not `compiled` can be traced, which compiler options forbid otherwise.
 
     Runs of one process that differ in their seed, in a budget of pairs that is padded, or in what
     does not enter the step, share it.
@@ -57,7 +60,7 @@ def step_function(
     sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
     shared = getattr(sampler, "shared", None)
     sampler, budget = shared() if shared else (sampler, None)
-    compiled = _compiled(
+    step = _compiled(
         Config(
             model=config.model,
             optim=config.optim,
@@ -73,17 +76,18 @@ def step_function(
         replicated,
     )
     seed = np.uint32(config.train.seed % 2**32)
-    return lambda state, batch: compiled(state, batch, seed, budget)
+    function = step if compiled else step.__wrapped__
+    return lambda state, batch: function(state, batch, seed, budget)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(
     config: Config, loss: Loss, sampler: PairSampler, replicated: NamedSharding | None
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> Any:
     model, _ = runs.new_state(config, abstract=True)
 
     def step(
-        state: TrainState, batch: Batch, seed: jax.Array, budget: jax.Array | None
+        state: TrainState, batch: Batch, seed: jax.Array | np.uint32, budget: jax.Array | int | None
     ) -> tuple[TrainState, Metrics]:
         def draw(key: jax.Array, batch: Batch) -> Pairs:
             pairs = sampler(key, batch)
@@ -94,7 +98,7 @@ def _compiled(
             loss,
             draw,
             optim.make_optimizer(config.optim, config.train.steps),
-            seed=seed,
+            seed=jnp.asarray(seed),
             sigma=config.eval.sigma,
             trained=optim.trained(config.optim),
             frozen_statistics=config.optim.frozen_statistics,

@@ -223,7 +223,7 @@ def test_control_with_an_order_that_begins_anew_the_harness_fails(
     monkeypatch.setattr(
         experiment,
         "train_batches",
-        lambda settings, sources, start: real(settings, sources, start=0),
+        lambda settings, sources, *, start, **rest: real(settings, sources, start=0, **rest),
     )
     run = Trained(copied, settings)
     harness.require_resumed(run.output, 9)
