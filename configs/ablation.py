@@ -9,7 +9,7 @@ After Xian et al., CVPR 2018, Tables 2 and 3, Figure 5. The paper's data cannot 
 these train on the embedded scenes, on Freedoom's maps (extra `vizdoom`), or on both, and are judged
 on held-out images of both, with clean labels. For other data change the sources below.
 
-`quick`: ResNet-18 from scratch at 64x96, decoder of width 16, 300 steps of 8 images, three seeds;
+`quick`: ResNet-18 from scratch at 96x128, decoder of width 16, 150 steps of 8 images, three seeds;
 regression with the scale of 8-bit maps and by median and mean deviation, MiDaS' total loss, plain
 and improved ranking, on three conditions: clean labels, labels like those of web stereo (offset,
 gain, 64 values, wrong regions), and such labels on mixed sources. The others: ResNet-50 at 384x384
@@ -66,9 +66,9 @@ def get_grid(variant: str = "quick") -> Grid:
 
 
 def _quick() -> Grid:
-    frames = Choice("vizdoom", height=96, length=640)
+    frames = Choice("vizdoom", height=120, length=640)
     base = Config(
-        data=DataConfig(source=SCENES, crop=(64, 96), batch_size=8, **COLOURS),
+        data=DataConfig(source=SCENES, crop=(96, 128), batch_size=8, **COLOURS),
         model=ModelConfig(encoder=Choice("resnet18"), decoder_width=16, init="he"),
         optim=OptimConfig(name="adamw", learning_rate=2e-3, encoder_lr_scale=1.0, warmup_steps=30),
         train=TrainConfig(steps=150, eval_every=50, eval_images=50, checkpoint_every=150, keep=1),
