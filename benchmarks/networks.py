@@ -103,7 +103,7 @@ def forward(context: Context) -> Part:
             told.append(f"fast / this {by[0]:.3g}, in CPU time {by[1]:.3g}")
         rows.append(timed("forward", who, taken, ", ".join(told), difference=float(error)))
     if FAST in seconds:
-        context.say("Fast: transformed convolutions (`runs.compile_forward(model, fast=True)`).")
+        context.say("Fast: transformed convolutions (`load_model(…, fast=True)`).")
     context.say(f"Differs: most of all scores from {base}, over the largest score; new weights.")
     title = f"Forward: {context.encoder}, batch 1, {context.size}x{context.size}, {context.dtype}"
     return Part("forward", title, rows, context.taken_notes())

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Call
-from reldepth_jax import experiment, runs
+from reldepth_jax import api, runs, training_step
 from reldepth_jax.config import Config
 from reldepth_jax.conventions import Batch
+from reldepth_jax.data.preprocessing import Preprocessing
 from reldepth_jax.models import cost
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.train.state import TrainState
@@ -34,7 +35,7 @@ def weights(config: Config) -> tuple[TrainState, dict[str, np.ndarray]]:
 
 def step(config: Config, state: TrainState, batch: Arrays) -> Call:
     """Return the training step, compiled when first called; it returns its loss."""
-    function = experiment.step_function(config)
+    function = training_step.step_function(config)
     on_device: Any = jax.device_put(dict(batch))
 
     def run() -> jax.Array:
@@ -47,8 +48,9 @@ def step(config: Config, state: TrainState, batch: Arrays) -> Call:
 
 def forward(config: Config, *, fast: bool = False) -> Forward:
     """Return images, uint8 (b, h, w, 3) -> scores, both on the host; weights as `weights`."""
-    model, _ = runs.new_state(config, abstract=True)
-    return runs.compile_forward(model, fast=fast)(new_state(config))
+    state = new_state(config)
+    model = api.Model(config.model, state.params, state.stats, Preprocessing(), {}, fast)
+    return lambda images: np.asarray(model(images))
 
 
 def loss(config: Config, scores: np.ndarray, batch: Arrays) -> Call:

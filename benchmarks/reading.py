@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks import machine
 from benchmarks.context import Context
+from benchmarks.photographs import photograph
 from benchmarks.report import Part, Row
 from benchmarks.timing import Seconds
 from reldepth_jax.config import Config
@@ -47,7 +48,9 @@ def reading(context: Context) -> Part:
         large = SOURCES.create("redweb", root=str(roots[LARGE]), **crop)
         stages = _stages(config, roots[PHOTO], source, examples)
         for way, each in ways.items():
-            stages["read and decode", way] = _each(each.__getitem__, len(each), examples)
+            stages["an example, one thread", way] = _each(
+                _example(config, each), len(each), examples
+            )
         for way, each in ways.items():
             stages["pipeline", way] = lambda each=each: _pipeline(config, each, examples)
         stages[f"pipeline, {LARGE[1]}x{LARGE[0]}", FOLDER] = lambda: _pipeline(
@@ -74,14 +77,7 @@ def write(root: pathlib.Path, count: int, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     extent = size[1], size[0]
     for number in range(count):
-        image = np.full((*size, 3), 128.0, np.float32)
-        for cells in (4, 8, 16, 32, 64, 128):
-            blobs = rng.normal(0, 400 / cells, (3, cells, cells)).astype(np.float32)
-            for channel, each in enumerate(blobs):
-                smooth = Image.fromarray(each).resize(extent, Image.Resampling.BICUBIC)
-                image[..., channel] += np.asarray(smooth)
-        image += rng.normal(0, 5, image.shape)
-        picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+        picture = Image.fromarray(photograph(rng, size))
         picture.save(root / f"Imgs/{number:05}.jpg", quality=90)
         coarse = Image.fromarray(rng.integers(0, 255, (6, 8), np.uint8))
         coarse.resize(extent, Image.Resampling.BICUBIC).save(root / f"RDs/{number:05}.png")
@@ -126,6 +122,15 @@ def _stages(
         ("the same, colours and gamma", FOLDER): _each(through(jittered), len(samples), examples),
         ("batching", FOLDER): _each(stack, 1, examples, each=len(cropped)),
     }
+
+
+def _example(config: Config, source: Source) -> Callable[[int], Sample]:
+    """Return what training does of a sample: it reads no more than the crop shows."""
+    from reldepth_jax.data.cropping import Unread
+    from reldepth_jax.data.transforms import TrainTransform
+
+    transform, rng = TrainTransform(config.data.crop), np.random.default_rng(0)
+    return lambda index: transform(Unread(source, index), rng)
 
 
 def _each(do: Callable[[int], Any], count: int, examples: int, each: int = 1) -> Stage:

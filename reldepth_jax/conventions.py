@@ -102,7 +102,9 @@ class Loss(Protocol):
 class Source(Protocol):
     """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples.
 
-    An attribute `instances`, if there is one, says whether samples have instances.
+    An attribute `instances`, if there is one, says whether samples have instances. A method
+    `read_crop`, if there is one, reads no more of a sample than a training example shows of it
+    (`data.cropping.read_crop`).
     """
 
     @property

@@ -8,20 +8,16 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding
 from rich.console import Console
 
 from reldepth_jax import faults, initial, runs, runtime
 from reldepth_jax.checkpoint import Checkpoints
-from reldepth_jax.config import Config, EvalConfig, TrainConfig, to_dict
+from reldepth_jax.config import Config, to_dict
 from reldepth_jax.config import validate as validate_config
-from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler, Source
+from reldepth_jax.conventions import Source
 from reldepth_jax.data.files import DataError
 from reldepth_jax.data.fingerprint import fingerprint, name_of
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
@@ -30,8 +26,6 @@ from reldepth_jax.data.selection import has_instances
 from reldepth_jax.data.tolerant import Tolerant, too_many
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluate import contact_sheet, evaluate
-from reldepth_jax.models.reldepth_net import RelDepthNet
-from reldepth_jax.pairs.budget import limited
 from reldepth_jax.predict import Predictor
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.train import loop, optim, parallel, together
@@ -40,79 +34,10 @@ from reldepth_jax.train.interrupt import Interrupt, catch_interrupts
 from reldepth_jax.train.parallel import Devices
 from reldepth_jax.train.records import Records
 from reldepth_jax.train.state import TrainState
-from reldepth_jax.train.step import Metrics, make_train_step
+from reldepth_jax.training_step import step_function
 from reldepth_jax.workdir import History, own
 
 _PICTURES = 6
-
-
-def step_function(
-    config: Config, replicated: NamedSharding | None = None, *, compiled: bool = True
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Return the configured training step, compiled when first called; the state is donated.
-
-    With `replicated`, of all devices of several processes, it is a step for `together.fit`. What is
-    not `compiled` can be traced, which compiler options forbid otherwise.
-
-    Runs of one process that differ in their seed, in a budget of pairs that is padded, or in what
-    does not enter the step, share it.
-    """
-    sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
-    shared = getattr(sampler, "shared", None)
-    sampler, budget = shared() if shared else (sampler, None)
-    step = _compiled(
-        Config(
-            model=config.model,
-            optim=config.optim,
-            train=TrainConfig(
-                steps=config.train.steps,
-                accumulate=config.train.accumulate,
-                remat=config.train.remat,
-            ),
-            eval=EvalConfig(sigma=config.eval.sigma),
-        ),
-        LOSSES.create(config.loss.name, **config.loss.options),
-        sampler,
-        replicated,
-    )
-    seed = np.uint32(config.train.seed % 2**32)
-    function = step if compiled else step.__wrapped__
-    return lambda state, batch: function(state, batch, seed, budget)
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(
-    config: Config, loss: Loss, sampler: PairSampler, replicated: NamedSharding | None
-) -> Any:
-    model, _ = runs.new_state(config, abstract=True)
-
-    def step(
-        state: TrainState, batch: Batch, seed: jax.Array | np.uint32, budget: jax.Array | int | None
-    ) -> tuple[TrainState, Metrics]:
-        def draw(key: jax.Array, batch: Batch) -> Pairs:
-            pairs = sampler(key, batch)
-            return pairs if budget is None else limited(pairs, budget)
-
-        train_step = make_train_step(
-            model,
-            loss,
-            draw,
-            optim.make_optimizer(config.optim, config.train.steps),
-            seed=jnp.asarray(seed),
-            sigma=config.eval.sigma,
-            trained=optim.trained(config.optim),
-            frozen_statistics=config.optim.frozen_statistics,
-            accumulate=config.train.accumulate,
-            remat=config.train.remat,
-        )
-        return train_step(state, batch)
-
-    return jax.jit(
-        step if replicated is None else together.unless_stopped(step),
-        donate_argnums=0,
-        out_shardings=replicated,
-        compiler_options=runtime.compiler_options(),
-    )
 
 
 def train(
@@ -148,7 +73,7 @@ def _train(
         sources = sources or train_sources(config)
         validation = validation or make_source(config, "val")
         config = _with_steps(config, sources)
-        devices = Devices(config.data.batch_size // config.train.accumulate)
+        devices = Devices(config.data.batch_size, config.train.accumulate)
     if parallel.several():
         parallel.require_equal(json.dumps(to_dict(config)), "configuration")
         parallel.require_equal(json.dumps([*map(fingerprint, sources)]), "training data")
@@ -241,7 +166,7 @@ class _Session:
             if config.train.max_minutes:
                 interrupt.deadline = _process_start() + 60 * config.train.max_minutes
             with parallel.agreed():
-                _, state = self._first_state()
+                state = self._first_state()
                 first_step = int(state.step)
                 self._history.add("start", step=first_step, pid=os.getpid(), **runs.numerics())
                 for source in self._sources:
@@ -309,7 +234,7 @@ class _Session:
         )
         return interrupt.exit_code
 
-    def _first_state(self) -> tuple[RelDepthNet, TrainState]:
+    def _first_state(self) -> TrainState:
         """Return (1) this run's newest verified checkpoint, (2) `init_from`, (3) new weights.
 
         Never new ones if the history tells of a checkpoint: that would lose work silently.
@@ -324,7 +249,7 @@ class _Session:
             self._say(line)
         config = self._config
         if self._checkpoints.steps() or announced:
-            model, like = runs.new_state(config, abstract=True)
+            _, like = runs.new_state(config, abstract=True)
             restored = self._checkpoints.restore(self._devices.alone(like), repair=True)
             for line in restored.set_aside:
                 self._history.add("damaged", what=line)
@@ -333,14 +258,14 @@ class _Session:
             changed = runs.numerics_changed(restored.record.facts)
             if changed:
                 self._say(f"same order of samples, but results may differ in bits: {changed}")
-            return model, restored.state
-        model, state = runs.new_state(config)
+            return restored.state
+        _, state = runs.new_state(config)
         start = initial.load(config)
         if start is not None:
             self._say(f"starting from {start.told}")
             params, stats = initial.fill(start, config.model, state.params, state.stats)
             state = state._replace(params=params, stats=stats)
-        return model, state
+        return state
 
     def _save(self, state: TrainState, step: int) -> None:
         facts = {**runs.numerics(), "skipped": int(state.skipped)}

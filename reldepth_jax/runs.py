@@ -20,13 +20,11 @@ from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
 from reldepth_jax import config as config_module
-from reldepth_jax import runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config, ModelConfig
 from reldepth_jax.conventions import Source
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
-from reldepth_jax.models.fast import fast_network, fast_params
 from reldepth_jax.models.reldepth_net import RelDepthNet, build
 from reldepth_jax.train import optim, state
 from reldepth_jax.train.step import make_forward
@@ -127,28 +125,15 @@ def image_size(config: Config) -> int:
     return config.eval.image_size or min(config.data.crop)
 
 
-def compile_forward(
-    model: RelDepthNet, *, fast: bool = False
-) -> Callable[[state.TrainState], ModelFn]:
-    """Return `bind(state) -> model_fn`; the network is compiled once for all states.
-
-    With `fast`, on CPU, convolutions are Winograd's (see `reldepth_jax.models.fast`).
-    """
-    network = fast_network(model) if fast else model
-    compiler_options = runtime.compiler_options() if fast else None
-    forward = jax.jit(make_forward(network), compiler_options=compiler_options)
-
-    def bind(weights: state.TrainState) -> ModelFn:
-        params = fast_params(model, weights.params) if fast else weights.params
-        return lambda images: np.asarray(forward(params, weights.stats, images))
-
-    return bind
-
-
 @functools.lru_cache(maxsize=8)
 def forward_of(config: ModelConfig) -> Callable[[state.TrainState], ModelFn]:
-    """Return `compile_forward` of a network of `config`; one for all runs of a process."""
-    return compile_forward(nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0))))
+    """Return `bind(state) -> model_fn`; a network is compiled once for all states of a process."""
+    forward = jax.jit(make_forward(nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))))
+
+    def bind(weights: state.TrainState) -> ModelFn:
+        return lambda images: np.asarray(forward(weights.params, weights.stats, images))
+
+    return bind
 
 
 def load_config(folder: pathlib.Path) -> Config | None:

@@ -66,7 +66,7 @@ def main() -> int:
     # Only now, because importing JAX takes longer than telling a mistake.
     import jax
 
-    from reldepth_jax import experiment, runs, runtime
+    from reldepth_jax import runs, runtime, training_step
 
     runtime.keep_memory()  # as in training
     machine = {
@@ -84,7 +84,7 @@ def main() -> int:
 
     calls: dict[tuple[str, int], Callable[[], Any]] = {}
     for number, changed in settings_of.items():
-        calls["step", number] = functools.partial(step, experiment.step_function(changed))
+        calls["step", number] = functools.partial(step, training_step.step_function(changed))
         calls["loss", number] = _loss_alone(changed, batch)
     reference = _with_pairs(settings, REFERENCE_PAIRS)
     calls["reference", REFERENCE_PAIRS] = _loss_alone(reference, _batch(settings, REFERENCE))

@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from concurrent import futures
@@ -37,9 +38,13 @@ def main() -> int:
     import tensorflow_datasets as tfds
     from PIL import Image
 
+    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+    from benchmarks.photographs import photograph
     from reldepth_jax import config
     from reldepth_jax.conventions import Sample
     from reldepth_jax.data import builders, io, prepare, shards
+    from reldepth_jax.data.cropping import ChooseCrop, whole
+    from reldepth_jax.data.photograph import Photograph
     from reldepth_jax.data.pipeline import train_batches
     from reldepth_jax.data.records import FileRecords, Part, Records
 
@@ -79,27 +84,22 @@ def main() -> int:
             return len(self.records)
 
         def __getitem__(self, index: int) -> Sample:
+            return self.read_crop(index, whole)
+
+        def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
             record = self.records[index]
-            image = io.decode_image(record["image"], record["name"])
-            depth = record["maps"]["depth"].astype(np.float32)
-            return {"image": image, "depth": depth, "mask": depth > 0}
+            photo = Photograph(record["image"], record["name"])
+            crop = choose(*photo.size, record["pairs"])
+            depth = crop.map(record["maps"]["depth"]).astype(np.float32)
+            return {"image": crop.image(photo), "depth": depth, "mask": depth > 0}
 
     def write(root: pathlib.Path) -> None:
         root.mkdir()
         rng = np.random.default_rng(0)
         rows, columns = np.mgrid[:480, :640]
         for number in range(options.images):
-            # Blobs of all sizes, and the noise of a sensor.
-            image = np.zeros((480, 640, 3), np.float32)
-            for size in (4, 8, 16, 32, 64, 128):
-                for channel in range(3):
-                    blobs = rng.normal(0, 400 / size, (size, size)).astype(np.float32)
-                    smooth = Image.fromarray(blobs).resize((640, 480), Image.Resampling.BICUBIC)
-                    image[..., channel] += np.asarray(smooth)
-            image = image + 128 + rng.normal(0, 5, (480, 640, 3))
-            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(
-                root / f"{number:05}.jpg", quality=90
-            )
+            image = Image.fromarray(photograph(rng, (480, 640)))
+            image.save(root / f"{number:05}.jpg", quality=90)
             depth = 1000 + 8000 * (1 - rows / 480) + 300 * np.sin(columns / rng.uniform(20, 60))
             depth = depth + rng.normal(0, 3, depth.shape)
             io.write_png(root / f"{number:05}.png", depth.astype(np.uint16))

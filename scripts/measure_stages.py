@@ -14,6 +14,7 @@ import argparse
 import itertools
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +33,10 @@ from reldepth_jax.data.photograph import Photograph, Pixels
 from reldepth_jax.data.records import NO_PAIRS, Record
 from reldepth_jax.data.transforms import TrainTransform, apply_gamma, jitter_colors
 from reldepth_jax.registry import SOURCES
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks import photographs
 
 SIZES = ((480, 640), (1500, 2000))
 CROPS = ((384, 384), (96, 128))
@@ -73,15 +78,9 @@ def _write(root: pathlib.Path, size: tuple[int, int], count: int) -> None:
     rows, columns = np.mgrid[:height, :width]
     writer = shards.Writer(str(root / "shard"), {"depth": np.dtype(np.uint16)})
     for number in range(count):
-        # Blobs of all sizes, and the noise of a sensor.
-        image = rng.normal(128, 5, (*size, 3)).astype(np.float32)
-        for cells in (4, 8, 16, 32, 64, 128):
-            for channel in range(3):
-                blobs = rng.normal(0, 400 / cells, (cells, cells)).astype(np.float32)
-                smooth = Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
-                image[..., channel] += np.asarray(smooth)
+        image = photographs.photograph(rng, size)
         photograph = root / f"rgb/{number:03}.jpg"
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(photograph, quality=90)
+        Image.fromarray(image).save(photograph, quality=90)
         waves = 300 * np.sin(columns / rng.uniform(20, 60)) + rng.normal(0, 3, size)
         depth = (1000 + 8000 * (1 - rows / height) + waves).astype(np.uint16)
         io.write_png(root / f"depth/{number:03}.png", depth)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reldepth_jax import experiment, runs
+from reldepth_jax import experiment, runs, training_step
 from reldepth_jax.ablation import grid as grids
 from reldepth_jax.ablation import report, run
 from reldepth_jax.ablation.grid import Grid, Heldout
@@ -191,14 +191,14 @@ def test_budgets_of_pairs_share_one_compiled_step():
         "depth": rng.uniform(1, 9, (2, 32, 64)).astype(np.float32),
         "mask": np.ones((2, 32, 64), bool),
     }
-    experiment._compiled.cache_clear()
+    training_step._compiled.cache_clear()
     losses = {}
     for budget in (5, 40):
         pairs = Choice("uniform", num_pairs=budget, padded_to=60)
         config = dataclasses.replace(BASE, pairs=pairs)
-        step = experiment.step_function(config)
+        step = training_step.step_function(config)
         losses[budget] = float(step(runs.new_state(config)[1], batch)[1]["loss"])
-    assert experiment._compiled.cache_info().misses == 1
+    assert training_step._compiled.cache_info().misses == 1
     model, state = runs.new_state(BASE)
     for budget, loss in losses.items():
         step = make_train_step(

@@ -151,7 +151,7 @@ def test_parameters_differ_by_rounding_only(folder: pathlib.Path):
 EIGHT = """
     import itertools, json
     import jax
-    from reldepth_jax import experiment, runs
+    from reldepth_jax import experiment, runs, training_step
     from reldepth_jax.data.pipeline import train_batches
     from reldepth_jax.train.parallel import Devices
     from tests.fixtures import marked
@@ -160,7 +160,7 @@ EIGHT = """
     settings = config(data__batch_size=8, optim__name="sgd", optim__learning_rate=0.01)
     source = marked.Marked(split="train", size=(32, 64))
     batches = [*itertools.islice(train_batches(settings, [source], start=0), 12)]
-    step, (_, begin) = experiment.step_function(settings), runs.new_state(settings)
+    step, (_, begin) = training_step.step_function(settings), runs.new_state(settings)
     begin, present = jax.device_get(begin), jax.devices()
     for count in (1, 2, 4, 8):
         jax.devices, jax.local_device_count = lambda: present[:count], lambda: count

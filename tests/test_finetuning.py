@@ -15,7 +15,7 @@ from flax import nnx
 from jax.interpreters import partial_eval
 from rich.console import Console
 
-from reldepth_jax import experiment, runs
+from reldepth_jax import experiment, runs, training_step
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import (
     Choice,
@@ -231,7 +231,7 @@ def start(config: Config) -> tuple[Any, TrainState]:
     params = jax.tree.map(
         lambda leaf: leaf.at[0, 0, 0, 0].set(-0.0) if leaf.ndim == 4 else leaf, state.params
     )
-    step = jax.jit(experiment.step_function(config, compiled=False))
+    step = jax.jit(training_step.step_function(config, compiled=False))
     return step, state._replace(params=params, stats=stats)
 
 
@@ -302,7 +302,7 @@ def test_no_convolution_runs_backward_where_nothing_below_is_trained():
     def of_step(**options: Any) -> int:
         config = small(**options)
         model, state = runs.new_state(config, abstract=True)
-        step = experiment.step_function(config, compiled=False)
+        step = training_step.step_function(config, compiled=False)
         jaxpr = jax.make_jaxpr(step)(state, a_batch()).jaxpr
         # What nobody asks for is written down and left out by every compiler.
         needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))

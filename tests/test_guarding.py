@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reldepth_jax import cli, experiment, faults, runs
+from reldepth_jax import cli, experiment, faults, runs, training_step
 from reldepth_jax.config import Choice, Config
 from reldepth_jax.data.pipeline import train_batches
 from reldepth_jax.data.tolerant import Tolerant, too_many
@@ -249,7 +249,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_over_interruptions(
     bad = [sample in samples for samples in samples_of(0, 12)]
     assert bad[2]
     assert sum(bad) == 2
-    monkeypatch.setattr(experiment, "LOSSES", poisoned(sample))
+    monkeypatch.setattr(training_step, "LOSSES", poisoned(sample))
     settings = config(train__checkpoint_every=1, train__steps=12)
     with monkeypatch.context() as patch:
         points = Points("step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -289,7 +289,7 @@ def test_too_many_skipped_steps_end_the_run_with_the_last_finite_state_kept(
                 batch["image"] = np.full_like(batch["image"], 255)
             yield batch
 
-    monkeypatch.setattr(experiment, "LOSSES", poisoned(255))
+    monkeypatch.setattr(training_step, "LOSSES", poisoned(255))
     monkeypatch.setattr(experiment, "train_batches", from_step_5)
     settings = config(train__max_skipped=3, train__steps=20, train__eval_every=100)
     code, error = as_script(lambda: train(settings, tmp_path), capsys)
@@ -319,7 +319,7 @@ def test_skipped_steps_in_a_row_are_counted_over_interruptions(
             batch["image"] = np.full_like(batch["image"], 255)
             yield batch
 
-    monkeypatch.setattr(experiment, "LOSSES", poisoned(255))
+    monkeypatch.setattr(training_step, "LOSSES", poisoned(255))
     monkeypatch.setattr(experiment, "train_batches", poison)
     settings = config(train__max_skipped=5)
     with monkeypatch.context() as patch:

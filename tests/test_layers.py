@@ -17,7 +17,7 @@ LAYERS = [
     {"losses", "checkpoint", "predict", "weights"},
     {"train", "evaluate", "protocols", "doctor"},
     {"runs"},
-    {"api", "initial"},
+    {"api", "initial", "training_step"},
     {"experiment", "compare", "inspect_run"},
     {"ablation"},
 ]

@@ -14,9 +14,9 @@ from flax import nnx
 
 from reldepth_jax.config import load
 from reldepth_jax.conventions import Batch, Pairs
-from reldepth_jax.experiment import step_function
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
 from reldepth_jax.runs import new_state
+from reldepth_jax.training_step import step_function
 
 # Without the grid of `scripts/ablate.py`.
 CONFIGS = [

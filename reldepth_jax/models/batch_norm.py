@@ -38,8 +38,7 @@ class BatchNorm(nnx.BatchNorm):
         assert self.bias is not None
         y, mean, var = batch_norm(wide, self.scale[...], self.bias[...], self.epsilon)
         for running, new in ((self.mean, mean), (self.var, var)):
-            old = running[...]
-            running[...] = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * new
         return y.astype(x.dtype)
 
 

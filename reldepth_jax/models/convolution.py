@@ -17,7 +17,6 @@ Two cores, jax 0.10, float32; CPU time. Accelerators, where nothing was measured
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,6 @@ class Conv(nnx.Conv):
             kernel,
             strides,
             self.padding,
-            dimension_numbers=_LAYOUT,
             feature_group_count=self.feature_group_count,
         )
         return y if self.bias is None else add_bias(y, self.bias[...].astype(y.dtype))
@@ -56,7 +54,6 @@ def convolve(
     padding: str | Sequence[tuple[int, int]],
     *,
     feature_group_count: int,
-    dimension_numbers: Any = _LAYOUT,
 ) -> Float[Array, "b _h _w o"]:
     """Return `lax.conv_general_dilated`, on CPU by what is faster there."""
     if jax.default_backend() != "cpu":
@@ -65,7 +62,7 @@ def convolve(
             kernel,
             strides,
             padding,
-            dimension_numbers=dimension_numbers,
+            dimension_numbers=_LAYOUT,
             feature_group_count=feature_group_count,
         )
     if isinstance(padding, str):
@@ -172,7 +169,7 @@ def _shifted_conv(
     x: Array,
     kernel: Array,
     strides: tuple[int, int],
-    sides: tuple[tuple[int, int], ...],
+    sides: _Sides,
     groups: int,
 ) -> Array:
     """Sum over the cells of the kernel: shifted input times weights, in float32 or wider."""

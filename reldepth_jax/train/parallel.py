@@ -86,13 +86,14 @@ def is_first() -> bool:
 class Devices:
     """The devices of all processes, as many as there are."""
 
-    def __init__(self, batch_size: int):
-        """Raise UserError if the batch cannot be split evenly."""
+    def __init__(self, batch_size: int, parts: int = 1):
+        """Raise UserError if the batch, taken in so many parts, cannot be split evenly."""
         count = jax.process_count() * jax.local_device_count()
-        if batch_size % count:
+        if batch_size % (count * parts):
+            what = f"{count} devices" + (f" times train.accumulate={parts}" if parts > 1 else "")
             raise UserError(
-                f"data.batch_size must be a multiple of the {count} devices, got {batch_size};"
-                f" nearest: {max(1, batch_size // count) * count}"
+                f"data.batch_size must be a multiple of the {what}, got {batch_size}; nearest:"
+                f" {max(1, batch_size // (count * parts)) * count * parts}"
             )
         # Process by process, for each has its slots of the batch.
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
