@@ -5,12 +5,11 @@
         --weights midas_v21_small.safetensors --config.data.source.root=PATH
 
 Variants are the networks of `scripts/list_models.py`; without one it is midas_v21_small. Without
---weights it starts from VARIANT.safetensors. PATH/rgb
-holds images, PATH/depth maps of the same names: larger is farther, 0 is not measured, the unit does
-not matter to the loss. Anything else is an option of the source, as in configs/folder.py. Of the
-sorted names the first 80 % are trained on, the next 10 % validate. A pre-trained encoder learns at
-a tenth of the rate, and BatchNorm keeps its statistics everywhere: batches of four are too few to
-estimate them.
+--weights it starts from VARIANT.safetensors. PATH/rgb holds images, PATH/depth maps of the same
+names: larger is farther, 0 is not measured, the unit does not matter to the loss. Anything else is
+an option of the source, as in configs/folder.py. Of the sorted names the first 80 % are trained on,
+the next 10 % validate. A pre-trained encoder learns at a tenth of the rate, and BatchNorm keeps its
+statistics everywhere: batches of four are too few to estimate them.
 `--config.optim.encoder_lr_scale=0` freezes the encoder; `optim.groups` gives each part its rate.
 
 Cost: not measured; 4 images of 384x384 a step (256x256 for midas_v21_small).

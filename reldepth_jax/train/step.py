@@ -44,8 +44,8 @@ def make_train_step(
 
     The batch is taken in `accumulate` parts, one after the other, and their gradients are averaged:
     the pairs are the same, but BatchNorm and what the loss says of a batch (the easiest pairs, the
-    weight of an image) see one part. With `remat` only what passes from
-    block to block is kept for the gradient, and each block is computed again.
+    weight of an image) see one part. With `remat` only what passes from block to block is kept for
+    the gradient, and each block is computed again.
 
     Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over
     1 + sigma) whose order is wrong; grad_norm, of the trained parameters; finite, 1 or 0; skipped
