@@ -208,3 +208,13 @@ def test_it_is_told_before_anything_is_computed(
     with pytest.raises(UserError, match="multiple of the 3 devices"):
         train(config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_each_part_of_an_accumulated_batch_must_be_split_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    with pytest.raises(UserError) as error:
+        experiment.Devices(12, 2)
+    assert str(error.value) == (
+        "data.batch_size must be a multiple of the 4 devices times train.accumulate=2, got 12;"
+        " nearest: 8"
+    )
