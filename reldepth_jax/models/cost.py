@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
+
+from reldepth_jax.models.convolution import Conv, convolve
 
 
 def multiply_adds(network: nnx.Module, height: int, width: int) -> int:
@@ -18,13 +19,13 @@ def multiply_adds(network: nnx.Module, height: int, width: int) -> int:
     counts: list[int] = []
 
     def counted(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-        y = lax.conv_general_dilated(x, kernel, *args, **options)
+        y = convolve(x, kernel, *args, **options)
         counts.append(math.prod(y.shape) * kernel.size // kernel.shape[-1])
         return y
 
     network = nnx.clone(nnx.view(network, use_running_average=True))
     for _, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.Conv):
+        if isinstance(module, Conv):
             module.conv_general_dilated = counted
     graph, state = nnx.split(network)
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
