@@ -16,7 +16,7 @@ from reldepth_jax.conventions import UNKNOWN, Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.pairs.budget import limited
-from reldepth_jax.pairs.choose import choose
+from reldepth_jax.pairs.choose import choose, mark, nth
 from reldepth_jax.pairs.labels import with_annotated
 from reldepth_jax.registry import PAIR_SAMPLERS
 from reldepth_jax.train.step import sampled_whdr
@@ -299,6 +299,20 @@ def test_choose_draws_each_marked_pixel_equally_often():
     counts = np.bincount(np.asarray(pixels[0]), minlength=50)
     assert chi_square_is_likely(counts, 20_000 * among[0] / among[0].sum())
     assert found.ravel().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("pixels", [1, 31, 32, 33, 64, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_marked_pixels_are_found_by_their_rank(pixels: int, share: float):
+    among = np.random.default_rng(pixels).random((3, pixels)) < share
+    marked = mark(jnp.asarray(among))
+    assert marked.total.ravel().tolist() == among.sum(axis=1).tolist()
+    ranks = np.broadcast_to(np.arange(pixels + 2, dtype=np.int32), (3, pixels + 2))
+    found = np.asarray(nth(marked, jnp.asarray(ranks), pixels))
+    for image in range(3):
+        places = np.flatnonzero(among[image])
+        too_large = [pixels - 1] * (pixels + 2 - len(places))
+        assert found[image].tolist() == [*places, *too_large]
 
 
 def test_smaller_budgets_are_the_beginnings_of_larger_ones():

@@ -7,7 +7,7 @@ Axes: *b batch, n point pairs. Units: depth positive, up to scale; score unitles
 Sign: relation +1 means that the first point is farther; score grows with distance.
 Deviations: (1) Eq. (2) is a plain sum; here it is divided by the sum of the weights, so that the
 value depends neither on n nor on the share of valid pixels (see `average`). (2) "At each iteration"
-is read as: the losses of the whole batch are sorted together. (3) A quarter of the pairs is rounded
+is read as: the losses of the whole batch are ranked together. (3) A quarter of the pairs is rounded
 down.
 Invariant to adding a constant to all scores of an image and to the scale of depth. Not to the scale
 of scores, nor to other monotone maps of them: the differences count.
@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
+from reldepth_jax.ops.smallest import smallest
 from reldepth_jax.pairs.gather import gather
 from reldepth_jax.pairs.labels import label
 from reldepth_jax.registry import LOSSES
@@ -67,7 +68,8 @@ def ranking_loss(
     if drop_easiest > 0:
         unequal = where & (relation != 0)
         dropped = jnp.floor(drop_easiest * jnp.sum(unequal)).astype(jnp.int32)
-        kept &= ~_smallest(losses, unequal, dropped)
+        easiest = smallest(jnp.where(unequal, losses, jnp.inf).ravel(), dropped)
+        kept &= ~easiest.reshape(losses.shape)
     return mean_of_kept(losses, kept, average)
 
 
@@ -79,19 +81,6 @@ def mean_of_kept(
     total = jnp.sum(jnp.where(kept, losses, 0.0), axis=axis)
     count = jnp.sum(kept, axis=axis)
     return jnp.sum(total / jnp.maximum(count, 1)) / jnp.maximum(jnp.sum(count > 0), 1)
-
-
-def _smallest(
-    losses: Float[Array, "*b n"], among: Bool[Array, "*b n"], count: Int[Array, ""]
-) -> Bool[Array, "*b n"]:
-    """Return which are the `count` smallest `among` all, by one stable sort of static shape.
-
-    The weights of Eq. (2) are constants to the gradient.
-    """
-    flat = jnp.where(among, jax.lax.stop_gradient(losses), jnp.inf).ravel()
-    order = jnp.argsort(flat)
-    chosen = jnp.zeros(flat.shape, bool).at[order].set(jnp.arange(flat.size) < count)
-    return chosen.reshape(losses.shape)
 
 
 @LOSSES.register("ranking")

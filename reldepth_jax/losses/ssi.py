@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.aligned import aligned_residual, mean_of_images
+from reldepth_jax.ops.smallest import smallest
 from reldepth_jax.registry import LOSSES
 
 
@@ -73,7 +74,6 @@ class ScaleShiftInvariantTrimmedMAE:
         """Return the loss of a batch; `Loss` protocol. Pairs are not used."""
         residual, mask = aligned_residual(score, batch, "median_mad")
         size = jnp.where(mask, jnp.abs(residual), jnp.inf).reshape(mask.shape[0], -1)
-        kept = jnp.floor((1 - self.trim) * jnp.sum(mask, axis=(1, 2)))
-        smallest = jnp.arange(size.shape[1])[None] < kept[:, None]
-        total = jnp.sum(jnp.where(smallest, jnp.sort(size, axis=1), 0.0), axis=1)
+        number = jnp.floor((1 - self.trim) * jnp.sum(mask, axis=(1, 2))).astype(jnp.int32)
+        total = jnp.sum(jnp.where(smallest(size, number), size, 0.0), axis=1)
         return mean_of_images(total / 2, mask)

@@ -12,13 +12,13 @@ Invariant to adding a constant to the scores of an image and to the scale of dep
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import mean_of_kept, pair_loss
+from reldepth_jax.ops.smallest import smallest
 from reldepth_jax.pairs.gather import gather
 from reldepth_jax.pairs.labels import label
 from reldepth_jax.registry import LOSSES
@@ -48,9 +48,6 @@ class YouTube3DLoss:
         losses = pair_loss(
             jnp.where(counted, score_i, 0.0), jnp.where(counted, score_j, 0.0), relation
         )
-        hardest_first = jnp.argsort(
-            jnp.where(counted, -jax.lax.stop_gradient(losses), jnp.inf), axis=1
-        )
-        place = jnp.argsort(hardest_first, axis=1)
-        kept = place < jnp.floor(self.keep * jnp.sum(counted, axis=1, keepdims=True))
+        number = jnp.floor(self.keep * jnp.sum(counted, axis=1)).astype(jnp.int32)
+        kept = smallest(jnp.where(counted, -losses, jnp.inf), number)
         return mean_of_kept(losses, kept, "pairs")

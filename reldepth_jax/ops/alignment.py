@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from reldepth_jax.ops.smallest import index_of_rank
+
 _CONSTANT = 1e-30
 """A map whose values differ by no more counts as constant: 1 over it, a gradient, is finite."""
 
@@ -66,5 +68,5 @@ def _masked_median(value: Array, mask: Array) -> Array:
     """Return the (upper) median over the masked pixels of each image, 0 where there are none."""
     flat = jnp.where(mask, value, jnp.inf).reshape(value.shape[0], -1)
     middle = jnp.sum(mask, axis=(1, 2)) // 2
-    median = jnp.take_along_axis(jnp.sort(flat, axis=1), middle[:, None], axis=1)
+    median = jnp.take_along_axis(flat, index_of_rank(flat, middle)[:, None], axis=1)
     return jnp.where(jnp.isfinite(median), median, 0.0)[..., None]

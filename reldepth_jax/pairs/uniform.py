@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.pairs.budget import limited
-from reldepth_jax.pairs.choose import marked
+from reldepth_jax.pairs.choose import mark, nth
 from reldepth_jax.registry import PAIR_SAMPLERS
 
 
@@ -45,8 +45,8 @@ class UniformPairs:
     def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
         """Draw `num_pairs` an image; all invalid in an image with fewer than two valid pixels."""
         mask = batch["mask"].reshape(batch["mask"].shape[0], -1)
-        ends = jnp.cumsum(mask, axis=1)
-        count = ends[:, -1:]
+        marked = mark(mask)
+        count = marked.total
         first_key, step_key = jax.random.split(key)
         shape = (mask.shape[0], self.padded_to or self.num_pairs)
         # Ranks among the valid pixels; a step of 1 … count-1 around the ring gives another one.
@@ -54,8 +54,8 @@ class UniformPairs:
         step = jax.random.randint(step_key, shape, 1, jnp.maximum(count, 2))
         second = (first + step) % jnp.maximum(count, 1)
         drawn = Pairs(
-            first=marked(ends, first),
-            second=marked(ends, second),
+            first=nth(marked, first, mask.shape[1]),
+            second=nth(marked, second, mask.shape[1]),
             valid=jnp.broadcast_to(count >= 2, shape),
         )
         return limited(drawn, self.num_pairs) if self.padded_to else drawn
