@@ -58,7 +58,7 @@ def _ours(config: Any, told: dict[str, Any]) -> Made:
     from benchmarks import ours, workload
     from reldepth_jax import runtime
 
-    runtime.keep_memory()
+    runtime.set_up()
     batch = workload.make_batch(config)
 
     def peak() -> int:
@@ -77,7 +77,7 @@ def _torch(config: Any, told: dict[str, Any]) -> Made:
     from benchmarks import torch_calls, workload
     from reldepth_jax import runtime
 
-    runtime.keep_memory()
+    runtime.set_up()
     batch = workload.make_batch(config)
     compiled = told["who"] != "torch"
     peer = torch_calls.Torch(told["gpu"])

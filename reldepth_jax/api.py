@@ -77,7 +77,7 @@ class Model:
             low, high = images.min(), images.max()
             if low < -1 or high > 2:
                 raise UserError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
-        return self._forward(images)
+        return self._forward(runtime.ready(jax.device_put(images)))
 
     def predict(self, image: np.ndarray) -> Float32[np.ndarray, "h w"]:
         """Return the map of an image of any size, preprocessed as the original does.

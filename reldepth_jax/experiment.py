@@ -77,7 +77,6 @@ def _train(
     if parallel.several():
         parallel.require_equal(json.dumps(to_dict(config)), "configuration")
         parallel.require_equal(json.dumps([*map(fingerprint, sources)]), "training data")
-    runtime.keep_memory()
     runtime.keep_compiled()
     with contextlib.ExitStack() as held:
         with parallel.agreed():

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
 from reldepth_jax import config as config_module
+from reldepth_jax import runtime
 from reldepth_jax.checkpoint import Checkpoints
 from reldepth_jax.config import Config, ModelConfig
 from reldepth_jax.conventions import Source
@@ -131,7 +132,9 @@ def forward_of(config: ModelConfig) -> Callable[[state.TrainState], ModelFn]:
     forward = jax.jit(make_forward(nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))))
 
     def bind(weights: state.TrainState) -> ModelFn:
-        return lambda images: np.asarray(forward(weights.params, weights.stats, images))
+        return lambda images: np.asarray(
+            forward(weights.params, weights.stats, runtime.ready(jax.device_put(images)))
+        )
 
     return bind
 

@@ -50,7 +50,7 @@ def step_function(
     )
     seed = np.uint32(config.train.seed % 2**32)
     function = step if compiled else step.__wrapped__
-    return lambda state, batch: function(state, batch, seed, budget)
+    return lambda state, batch: function(*runtime.ready((state, batch)), seed, budget)
 
 
 @functools.lru_cache(maxsize=8)

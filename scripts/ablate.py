@@ -37,6 +37,7 @@ def main() -> int:
     from reldepth_jax import runtime
     from reldepth_jax.ablation import report, run
 
+    runtime.set_up()
     runtime.keep_compiled()
     workdir.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

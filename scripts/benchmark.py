@@ -53,7 +53,7 @@ def main() -> int:
     # Only now, because importing JAX takes longer than telling a mistake.
     from reldepth_jax import runtime
 
-    runtime.keep_memory()
+    runtime.set_up()
     # Ours and torch share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -86,7 +86,7 @@ def main() -> int:
     }
     facts = {"device": jax.devices()[0].device_kind, **machine.facts()}
     told = ", ".join(f"{name} {value}" for name, value in facts.items())
-    print(f"{told}.\n\nAllocator: keeps freed memory, for all alike (runtime.keep_memory).", end="")
+    print(f"{told}.\n\nFreed memory is kept, for all alike (runtime.set_up).", end="")
     print(" JAX takes the GPU's memory as it needs it." if gpu else "")
     print(f"{options.rounds} rounds, in turn: median (range).\n", flush=True)
     found = {}

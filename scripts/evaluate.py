@@ -264,6 +264,7 @@ def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
     """Return the network, and the configuration whose data and eval it is judged by."""
     from reldepth_jax import api, runs, runtime
 
+    runtime.set_up()
     runtime.keep_compiled()
     if options.weights is not None:
         model, own = api.load_model(options.weights), config.Config()

@@ -68,7 +68,7 @@ def main() -> int:
 
     from reldepth_jax import runs, runtime, training_step
 
-    runtime.keep_memory()  # as in training
+    runtime.set_up()  # as in training
     machine = {
         **runs.numerics(),
         "python": platform.python_version(),

@@ -76,6 +76,7 @@ def main() -> int:
     from reldepth_jax.data import io
     from reldepth_jax.metrics.confidence import load_temperature
 
+    runtime.set_up()
     runtime.keep_compiled()
     origin = str(options.workdir or options.weights)
     if options.weights is None:

@@ -40,9 +40,10 @@ def main() -> int:
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
 
-    from reldepth_jax import experiment
+    from reldepth_jax import experiment, runtime
     from reldepth_jax.train import parallel
 
+    runtime.set_up()
     parallel.join()
     return experiment.train(settings, workdir, Console())
 

