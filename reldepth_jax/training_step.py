@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from reldepth_jax import runs, runtime
 from reldepth_jax.config import Config, EvalConfig, TrainConfig
 from reldepth_jax.conventions import Batch, Loss, Pairs, PairSampler
+from reldepth_jax.models.fast import fast_training
 from reldepth_jax.pairs.budget import limited
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.train import optim, together
@@ -41,6 +42,7 @@ def step_function(
                 steps=config.train.steps,
                 accumulate=config.train.accumulate,
                 remat=config.train.remat,
+                winograd=config.train.winograd,
             ),
             eval=EvalConfig(sigma=config.eval.sigma),
         ),
@@ -67,7 +69,7 @@ def _compiled(
             return pairs if budget is None else limited(pairs, budget)
 
         train_step = make_train_step(
-            model,
+            fast_training(model) if config.train.winograd else model,
             loss,
             draw,
             optim.make_optimizer(config.optim, config.train.steps),

@@ -119,9 +119,10 @@ def test_blocks_computed_again_give_the_same_step():
         results.append(lowered.compile()(state, batch)[0])
     for one, other in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-6)
-    # 3x3 and 7x7 ones: the stem, 16 of ResNet-18's blocks and 28 of the decoder's stages; those of
-    # blocks and stages are there a second time. The head is not computed again.
-    assert convolutions[1] - convolutions[0] >= 30
+    # 3x3 and 7x7 ones: the stem, 16 of ResNet-18's blocks and 28 of the decoder's stages, four of
+    # which are products of matrices, from many channels to few; those of blocks and stages are
+    # there a second time. The head is not computed again.
+    assert convolutions[1] - convolutions[0] >= 26
 
 
 def test_a_batch_must_fall_into_even_parts():

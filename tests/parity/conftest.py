@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from reldepth_jax.models import fast
+
 Arrays = Mapping[str, np.ndarray]
 
 # A ReLU whose input is within rounding of zero may fall on either side, and the gradient jumps:
@@ -64,6 +66,13 @@ def gradient_parity(parity: Callable[..., None]) -> Callable[..., None]:
         pytest.fail(f"{case}: no input is within the tolerance {tolerance:.0e}")
 
     return check
+
+
+@pytest.fixture
+def take_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `fast_training` take all 3x3 convolutions at stride 1, however small, of two channels."""
+    for name in ("CHANNELS", "TILES", "MULTIPLICATIONS"):
+        monkeypatch.setattr(fast, f"_LEAST_{name}_TRAINED", 2)
 
 
 @pytest.fixture(autouse=True, scope="session")

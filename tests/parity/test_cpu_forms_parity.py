@@ -23,6 +23,8 @@ CONVOLUTIONS = {
     "1x1, stride 2": (6, 5, 1, 2, 7, 10),
     "3x3": (6, 5, 3, 1, 7, 9),
     "3x3, stride 2": (6, 5, 3, 2, 7, 10),
+    "3x3 to few channels": (20, 2, 3, 1, 7, 9),
+    "5x5 to few channels": (26, 1, 5, 1, 7, 9),
     "7x7, stride 2": (3, 4, 7, 2, 12, 14),
 }
 
@@ -54,7 +56,7 @@ def test_convolutions_agree_in_value_and_gradients(name: str, parity: Callable[.
     images = rng.normal(size=(2, height, width, channels_in)).astype(np.float32)
 
     x = nchw(images)
-    kernel = np.asarray(layer.kernel[...], np.float64).transpose(3, 2, 0, 1)
+    kernel = np.array(layer.kernel[...], np.float64).transpose(3, 2, 0, 1).copy()
     weight, bias = (
         torch.tensor(np.asarray(a, np.float64)).requires_grad_() for a in (kernel, layer.bias[...])
     )

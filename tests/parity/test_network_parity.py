@@ -16,11 +16,13 @@ import torch
 from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.models import fast
 from reldepth_jax.models.reldepth_net import build
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import as_torch, load, randomise
 
-# Ten times what was measured: rounding of float32 (6e-8) over some seventy convolutions.
+# Ten times what was measured: rounding of float32 (6e-8) over some seventy convolutions. Of
+# gradients by Winograd's algorithm, three times.
 FORWARD = 2e-5
 GRADIENT = 2e-5
 # What two values of an option must differ by: far more than a tolerance.
@@ -79,14 +81,15 @@ def torch_gradients(module: TorchRelDepthNet) -> dict[str, np.ndarray]:
 @pytest.fixture
 def compare(
     parity: Callable[..., None], gradient_parity: Callable[..., None]
-) -> Callable[[str, dict[str, Any]], None]:
-    """Return `compare(encoder, options)`."""
+) -> Callable[..., None]:
+    """Return `compare(encoder, options)`, with Winograd's convolutions if told so."""
 
-    def run(encoder: str, options: dict[str, Any]) -> None:
+    def run(encoder: str, options: dict[str, Any], *, winograd: bool = False) -> None:
         module = torch_network(encoder=encoder, **options)
         config = ModelConfig(encoder=Choice(encoder), **options)
         model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
         load(model, module)
+        model = fast.fast_training(model) if winograd else model
         graph, params, stats = nnx.split(
             nnx.view(model, use_running_average=True), nnx.Param, nnx.BatchStat
         )
@@ -97,6 +100,7 @@ def compare(
 
         function = jax.jit(jax.grad(projected, has_aux=True))
         case = ", ".join([f"network {encoder}", *(f"{k}={v}" for k, v in options.items())])
+        case += ", Winograd" if winograd else ""
 
         def attempts() -> Iterator[tuple[dict, dict]]:
             for seed in SEEDS:
@@ -126,6 +130,13 @@ def test_network_with_the_encoder_of_the_paper_agrees(compare: Callable[..., Non
 
 def test_all_options_together_agree(compare: Callable[..., None]):
     compare("resnet18", {key: value for switch in SWITCHES for key, value in switch.items()})
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+def test_network_trained_by_winograds_algorithm_agrees(
+    encoder: str, take_winograd: None, compare: Callable[..., None]
+):
+    compare(encoder, {}, winograd=True)
 
 
 def test_every_option_is_switched():
