@@ -130,7 +130,8 @@ class Model:
         network, params = arrays.abstract(self.config, "network"), self.params
         assert isinstance(network, RelDepthNet)
         if self.fast:
-            network, params = fast_network(network), fast_params(network, params)
+            params = jax.jit(functools.partial(fast_params, network))(params)
+            network = fast_network(network)
         graph = graph_definition(network, training=False)
 
         def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:

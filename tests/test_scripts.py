@@ -274,7 +274,6 @@ def test_what_is_compiled_is_kept_for_the_next_process(tmp_path: pathlib.Path):
         import jax
         from reldepth_jax import runtime
         runtime.keep_compiled()
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.jit(lambda x: x + 1)(1.0)
         print(jax.config.jax_compilation_cache_dir)
     """)
