@@ -105,8 +105,15 @@ class Model:
 
         Args:
           size: instead of the preprocessing's own; 0: that.
+
+        Raises UserError if the preprocessing cannot have that size.
         """
         preprocessing = self.preprocessing
+        if size and preprocessing.fit != "short_side" and size % STRIDE:
+            raise UserError(
+                f"the size of images for this network must be a multiple of {STRIDE}"
+                f" (fit {preprocessing.fit}), got {size}; {-(-size // STRIDE) * STRIDE} would do"
+            )
         if size:
             preprocessing = dataclasses.replace(preprocessing, size=size)
         sign = np.float32(1 if self.larger_is == "farther" else -1)

@@ -119,7 +119,11 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
             progress=progress,
         )
     output = options.output / f"{options.dataset}.json"
-    facts = {**_origin(options, model), "image_size": predictor.preprocessing.size}
+    facts = {
+        **_origin(options, model),
+        "image_size": predictor.preprocessing.size,
+        "fast": options.fast,
+    }
     _write(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
     if report.picture is not None:
         visualise.save_picture(output.with_suffix(".png"), report.picture)
@@ -180,7 +184,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     if options.checkpoint is not None:
         name += f"_{options.checkpoint}"
     report = {
-        "run": {**_origin(options, model), "split": options.split},
+        "run": {**_origin(options, model), "split": options.split, "fast": options.fast},
         "source": config.to_dict(settings)["data"]["source"],
         **result.to_json(),
         "sources": [

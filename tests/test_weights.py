@@ -112,6 +112,17 @@ def test_the_bytes_depend_on_the_network_alone(tiny: api.Model, tmp_path: pathli
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
+def test_a_directory_is_not_overwritten(tiny: api.Model, tmp_path: pathlib.Path):
+    with pytest.raises(WeightsError, match=r"is a directory; name a file in it"):
+        api.save_model(tiny, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_the_network_cannot_have_is_refused(tiny: api.Model):
+    with pytest.raises(UserError, match=r"of 32 \(fit long_side_floor\), got 100; 128 would do"):
+        tiny.predictor(100)
+
+
 def test_prediction_has_the_size_and_the_sign_of_the_original(tiny: api.Model):
     image = photo()
     predicted = tiny.predict(image)
@@ -457,6 +468,7 @@ def test_a_file_is_evaluated(
     assert run(monkeypatch, "evaluate", *arguments) == 0
     report = json.loads((saved.parent / "tiny_eval" / "test.json").read_text())
     assert report["run"]["weights"] == str(saved)
+    assert report["run"]["fast"] is False
     assert report["protocol"]["images"] == 3
     assert 0 < report["model"]["whdr"]["rate"] < 1
 

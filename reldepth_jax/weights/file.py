@@ -84,7 +84,13 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
 
 
 def write(path: str | os.PathLike[str], weights: Weights) -> None:
-    """Write the file whole or not at all."""
+    """Write the file whole or not at all.
+
+    Raises WeightsError if the path is a directory.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a directory; name a file in it, as network.safetensors")
     facts = {
         "format": _FORMAT,
         "version": reldepth_jax.__version__,
@@ -96,7 +102,6 @@ def write(path: str | os.PathLike[str], weights: Weights) -> None:
         "provenance": dict(weights.provenance),
     }
     data = safetensors.numpy.save(weights.arrays, {_KEY: json.dumps(facts)})
-    path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(data)
