@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 
 import jax
@@ -159,6 +162,42 @@ def lowered_step(on: bool) -> str:
 def test_the_configuration_switches_it_off():
     on, off = (lowered_step(each).count("stablehlo.convolution") for each in (True, False))
     assert 0 < on < off
+
+
+SPLIT = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from reldepth_jax.ops import winograd
+
+rng = np.random.default_rng(0)
+x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((8, 16, 20, 8), (3, 3, 8, 6)))
+
+def function(x, kernel):
+    return jnp.sum(jnp.sin(winograd.conv3x3(x, winograd.transform_kernel(kernel))))
+
+gradients = jax.value_and_grad(function, (0, 1))
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
+whole = jax.device_put(kernel, NamedSharding(mesh, PartitionSpec()))
+compiled = jax.jit(gradients).lower(split, whole).compile()
+moved = ("all-gather", "all-to-all", "collective-permute")
+assert not any(each in compiled.as_text() for each in moved)
+assert "all-reduce" in compiled.as_text()
+of_parts, expected = compiled(split, whole), jax.jit(gradients)(x, kernel)
+for one, other in zip(jax.tree.leaves(of_parts), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+print(len(jax.devices()))
+"""
+
+
+def test_the_parts_of_a_batch_stay_on_their_devices():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    run = [sys.executable, "-c", SPLIT]
+    result = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["4"]
 
 
 REFERENCES: dict[str, Callable[[], nn.Module]] = {
