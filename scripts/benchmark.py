@@ -12,6 +12,7 @@ Parts:
   checkpoint  how long a step waits for a save
   compile     first call in a new process, without and with a cache of compiled code
   memory      peak memory of the step and of the forward pass
+  kernels     where the step spends its time, by JAX's profiler
 
 What is compared runs in turn, round by round, in one process where that is possible; the allocator
 is told to keep freed memory, for all alike. Tables are in Markdown: median and range over the
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 # The peers lie beside the package, not in it.
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-PARTS = ("step", "forward", "loss", "resize", "input", "checkpoint", "compile", "memory")
+PARTS = ("step", "forward", "loss", "resize", "input", "checkpoint", "compile", "memory", "kernels")
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
@@ -58,7 +59,7 @@ def main() -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
-    from benchmarks import machine, networks, pieces, processes, reading, report
+    from benchmarks import kernels, machine, networks, pieces, processes, reading, report
     from benchmarks.context import Context
 
     gpu = jax.devices()[0].platform == "gpu"
@@ -83,6 +84,7 @@ def main() -> int:
         "checkpoint": pieces.checkpoint,
         "compile": processes.compilation,
         "memory": processes.memory,
+        "kernels": kernels.kernels,
     }
     facts = {"device": jax.devices()[0].device_kind, **machine.facts()}
     told = ", ".join(f"{name} {value}" for name, value in facts.items())

@@ -5,9 +5,11 @@ import importlib.util
 import json
 import pathlib
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 
 from benchmarks import (
     context,
+    kernels,
     ours,
     peer_torch,
     processes,
@@ -272,7 +275,9 @@ def test_all_parts_are_told_in_table_and_json(
 ):
     # What takes long and is tested above, or is compiled for a minute.
     monkeypatch.setattr(ours, "new_state", lambda settings: filled(settings, weights))
-    monkeypatch.setattr(ours, "step", lambda *given: Call(lambda: np.float32(np.log(2))))
+    logarithm = jax.jit(jnp.log)
+    step_of_ours = Call(lambda: logarithm(np.float32(2)), jax.block_until_ready)
+    monkeypatch.setattr(ours, "step", lambda *given: step_of_ours)
     monkeypatch.setattr(ours, "forward", forward_by_peer(weights))
     monkeypatch.setattr(torch_calls.shutil, "which", lambda name: None)
     monkeypatch.setattr(processes, "_child", lambda context, told, caches: outcome(told))
@@ -290,7 +295,7 @@ def test_all_parts_are_told_in_table_and_json(
     assert found["machine"]["torch"] == torch.__version__
     assert found["machine"]["cpu"]
     programs = {name: {row["who"] for row in part["rows"]} for name, part in found["parts"].items()}
-    for name in set(script.PARTS) - {"input", "checkpoint"}:
+    for name in set(script.PARTS) - {"input", "checkpoint", "kernels"}:
         assert {"ours", "torch"} <= programs[name], name
     assert programs["input"] == {"folder", "shards"}
     assert programs["checkpoint"] == {"ours", "torch.save"}
@@ -317,7 +322,61 @@ def test_all_parts_are_told_in_table_and_json(
     assert "fast / this" in forward["torch"]["note"]
     assert {row["median"] for row in found["parts"]["compile"]["rows"]} == {4.5, 0.5}
     assert {row["median"] for row in found["parts"]["memory"]["rows"]} == {2.0}
+    whole, kind, single = found["parts"]["kernels"]["rows"]
+    assert [row["what"].split()[0] for row in (whole, kind, single)] == ["all", "all", "kernel"]
+    assert "log" in single["what"]
+    assert whole["rounds"] == kind["rounds"] == single["rounds"]
     assert "scaled from 60 pairs" in {row["note"] for row in found["parts"]["loss"]["rows"]}
+
+
+def profile(**planes: dict[str, list[tuple[str, dict[str, Any], float]]]) -> Any:
+    """Return what stands in for a profile: planes of lines of events (name, facts, ms)."""
+
+    def event(name: str, facts: dict[str, Any], milliseconds: float) -> types.SimpleNamespace:
+        stats = list(facts.items())
+        return types.SimpleNamespace(name=name, stats=stats, duration_ns=milliseconds * 1e6)
+
+    return types.SimpleNamespace(
+        planes=[
+            types.SimpleNamespace(
+                name=PLANES[name],
+                lines=[
+                    types.SimpleNamespace(name=line, events=[event(*each) for each in events])
+                    for line, events in lines.items()
+                ],
+            )
+            for name, lines in planes.items()
+        ]
+    )
+
+
+PLANES = {"host": "/host:CPU", "gpu": "/device:GPU:0"}
+
+
+def test_kernels_of_the_host_are_added_over_threads_without_what_holds_them():
+    threads = {
+        "python": [
+            ("run", {}, 90.0),
+            ("a", {"hlo_op": "dot.1"}, 3.0),
+            ("b", {"hlo_op": "while.7"}, 50.0),
+        ],
+        "worker": [("c", {"hlo_op": "dot.1"}, 4.0), ("d", {"hlo_op": "add_fusion.2.1"}, 2.0)],
+    }
+    seconds = kernels._seconds(profile(host=threads))
+    assert dict(seconds) == pytest.approx({"dot.1": 0.007, "add_fusion.2.1": 0.002})
+    assert dict(kernels._by_kind({**seconds, "dot.5": 1.0})) == pytest.approx(
+        {"dot": 1.007, "add_fusion": 0.002}
+    )
+
+
+def test_of_a_gpu_only_its_streams_count():
+    host = {"python": [("a", {"hlo_op": "dot.1"}, 9.0)]}
+    gpu = {
+        "Stream #13(compute)": [("gemm", {"hlo_op": "dot.1"}, 3.0), ("memcpy", {}, 1.0)],
+        "XLA Ops": [("dot.1", {"hlo_op": "dot.1"}, 3.0)],
+    }
+    seconds = kernels._seconds(profile(host=host, gpu=gpu))
+    assert dict(seconds) == pytest.approx({"dot.1": 0.003, "memcpy": 0.001})
 
 
 def test_a_process_of_its_own_tells_what_it_took(tmp_path: pathlib.Path):
