@@ -869,10 +869,11 @@ def test_each_file_damaged_in_each_way_is_detected_or_harmless(
     print(f"\n{table(counts, list(DAMAGES))}\n{dict(total)}")
     assert set(total) == {"detected", "harmless"}
     assert total.total() == 4 * len(files_of_step_2(two_steps)) >= 40
-    # The values and the record are never harmless.
+    # The record is never harmless, nor are the values; but a bit may be one that no array uses.
     for name in ("commit record", "ocdbt.process_0/d/VALUES"):
         for what in DAMAGES:
-            assert counts[name, what] == {"detected": 1}, (name, what)
+            if (name, what) != ("ocdbt.process_0/d/VALUES", "1 bit flipped"):
+                assert counts[name, what] == {"detected": 1}, (name, what)
 
 
 def flips(folder: pathlib.Path, number: int) -> dict[tuple[str, str], collections.Counter[str]]:
