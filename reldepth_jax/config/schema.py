@@ -221,7 +221,7 @@ class TrainConfig:
     For accelerators: on CPU XLA finds the copies and computes them once."""
     winograd: bool = True
     """On CPU in float32, take wide 3x3 convolutions and their gradients by Winograd's algorithm:
-    less time, and one decimal digit less (see `reldepth_jax.models.fast`)."""
+    less time, more memory, and half a decimal digit less in the gradients (`models.fast`)."""
     log_every: int = 20
     eval_every: int = 500
     """Steps between validations with a picture; there is one before the first and after the last
