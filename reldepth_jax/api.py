@@ -109,13 +109,11 @@ class Model:
         Raises UserError if the preprocessing cannot have that size.
         """
         preprocessing = self.preprocessing
-        if size and preprocessing.fit != "short_side" and size % STRIDE:
-            raise UserError(
-                f"the size of images for this network must be a multiple of {STRIDE}"
-                f" (fit {preprocessing.fit}), got {size}; {-(-size // STRIDE) * STRIDE} would do"
-            )
         if size:
-            preprocessing = dataclasses.replace(preprocessing, size=size)
+            try:
+                preprocessing = dataclasses.replace(preprocessing, size=size)
+            except UserError as error:
+                raise UserError(f"images of size {size}: {error}") from None
         sign = np.float32(1 if self.larger_is == "farther" else -1)
 
         def score(images: np.ndarray) -> np.ndarray:

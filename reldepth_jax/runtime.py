@@ -37,7 +37,7 @@ def keep_compiled() -> None:
     """Keep what XLA compiles for the next process, in `JAX_COMPILATION_CACHE_DIR` if that is set.
 
     Else in the user's cache, by host, since CPUs differ; nowhere if that cannot be written. The
-    training step of ResNet-50 compiles in 20 s on two cores and is read in two.
+    training step of ResNet-50 compiles in 20 s on two cores and is read in five.
 
     All of it, not only what takes a second to compile, which is JAX's default: a run of
     `configs/smoke.py` then takes 11 s at its second start instead of 19, and 1.5 MB of cache.
