@@ -178,5 +178,6 @@ def network(
         # Without a version, BatchNorm does not ask for its counter of batches.
         made.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
     made = made.to(device)
+    # Not among the overloads that torch declares.
     made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return made

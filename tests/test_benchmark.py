@@ -182,6 +182,7 @@ def test_the_loss_is_the_same():
     assert leaf.grad is not None
     np.testing.assert_allclose(value.detach(), expected, rtol=1e-5)
     np.testing.assert_allclose(leaf.grad, gradient, atol=1e-5 * np.abs(gradient).max())
+    # A plain dict stands for the typed one.
     ours_too = RankingLoss()(
         jnp.asarray(scores), {k: jnp.asarray(v) for k, v in batch.items()},  # type: ignore[arg-type]
         Pairs(jnp.asarray(first), jnp.asarray(second), jnp.asarray(valid)),

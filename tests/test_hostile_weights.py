@@ -120,6 +120,7 @@ class New:
     armed = True
 
     def __reduce_ex__(self, protocol: Any):
+        # The stubs of copyreg lack it.
         return copyreg.__newobj__, (New, self.code)  # pyright: ignore
 
     def __init__(self, code: str):

@@ -30,6 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def small(**choices: Choice) -> Config:
+    # Which field a choice is for is up to the caller.
     return Config(data=DataConfig(crop=(32, 64), batch_size=2), **choices)  # type: ignore[arg-type]
 
 

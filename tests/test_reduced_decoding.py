@@ -207,6 +207,7 @@ def test_reading_a_part_gives_what_cutting_it_out_of_the_whole_gives(tmp_path: p
                 shape = (height // 2, width // 3)
 
                 def choose(h: int, w: int, pairs: np.ndarray) -> Crop:
+                    # Called before the loop goes on, so the names are still those.
                     return Crop((h, w), (h - 1, w), corner, shape, seed % 2 == 0)  # noqa: B023
 
                 part: dict[str, Any] = {**read_crop(each, index, choose)}

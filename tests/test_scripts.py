@@ -88,6 +88,7 @@ def test_evaluate_by_a_published_protocol(
     report = json.loads((run / f"eval/{name}.json").read_text())
     assert report["ours"][0]["name"] == "official"
     assert report["run"]["step"] == 8
+    assert report["run"]["fast"] is False
     assert (run / f"eval/{name}.png").exists()
 
 

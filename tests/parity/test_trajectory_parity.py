@@ -167,7 +167,8 @@ def test_five_training_steps_agree(
     idle = {name for name in start if options and name.endswith("conv1.bias")} | {"head.conv2.bias"}
 
     def given_pairs(key: jax.Array, batch: Batch) -> Pairs:
-        # The step's pairs travel in its batch: a sampler does not see the step number.
+        # The step's pairs travel in its batch, which has no such field: a sampler does not see the
+        # step number.
         first, second = batch["sampled"]  # pyright: ignore[reportGeneralTypeIssues]
         return Pairs(first, second, first >= 0)
 
