@@ -26,6 +26,7 @@ from reldepth_jax.config import Config, ModelConfig
 from reldepth_jax.conventions import Source
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.reldepth_net import RelDepthNet, build
 from reldepth_jax.train import optim, state
 from reldepth_jax.train.step import make_forward
@@ -75,10 +76,10 @@ def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, s
     """
     optimizer = optim.make_optimizer(config.optim, config.train.steps)
 
-    def make() -> RelDepthNet:
-        return build(config.model, rngs=nnx.Rngs(config.train.seed))
+    def make(rngs: nnx.Rngs) -> RelDepthNet:
+        return build(config.model, rngs=rngs)
 
-    model = nnx.eval_shape(make) if abstract else make()
+    model = abstract_network(make) if abstract else make(nnx.Rngs(config.train.seed))
     _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
     create = functools.partial(
         state.create, optimizer=optimizer, trained=optim.trained(config.optim)
@@ -129,7 +130,7 @@ def image_size(config: Config) -> int:
 @functools.lru_cache(maxsize=8)
 def forward_of(config: ModelConfig) -> Callable[[state.TrainState], ModelFn]:
     """Return `bind(state) -> model_fn`; a network is compiled once for all states of a process."""
-    forward = jax.jit(make_forward(nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))))
+    forward = jax.jit(make_forward(abstract_network(lambda rngs: build(config, rngs=rngs))))
 
     def bind(weights: state.TrainState) -> ModelFn:
         return lambda images: np.asarray(

@@ -23,6 +23,16 @@ def _at_the_root(tmp_path_factory: pytest.TempPathFactory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+@pytest.fixture(scope="module")
+def strides_encoder():
+    """Let configurations name the encoder of the smallest network, of `tests/kills/plugins.py`."""
+    from reldepth_jax.registry import ENCODERS, Entry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS.entries, "strides", Entry("tests.kills.plugins", {}))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_silent_broadcasting():
     with jax.numpy_rank_promotion("raise"):

@@ -30,6 +30,7 @@ from reldepth_jax.pairs.uniform import UniformPairs
 from reldepth_jax.train import optim
 from reldepth_jax.train.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("strides_encoder")
 BASE = Config(
     data=DataConfig(
         source=Choice("synthetic", length=8),
@@ -37,7 +38,7 @@ BASE = Config(
         batch_size=2,
         prefetch=1,
     ),
-    model=ModelConfig(encoder=Choice("resnet18"), decoder_width=4, init="he"),
+    model=ModelConfig(encoder=Choice("strides"), decoder_width=4, init="he"),
     pairs=Choice("uniform", num_pairs=50),
     optim=OptimConfig(name="adamw", learning_rate=1e-3),
     train=TrainConfig(steps=2, eval_every=1, eval_images=2, checkpoint_every=2, keep=1),

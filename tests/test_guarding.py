@@ -161,7 +161,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
         def fill() -> None:
             if not mounted:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+            with contextlib.suppress(OSError), open(ballast, "ab", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
 
@@ -178,7 +178,8 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
         assert re.match(f"{where}{told}; step 3 is the newest saved. Free some space", line), line
         assert (newest(run), left_over(run)) == (3, [])
         assert len(digests(run)) > 10  # verified
-        if mounted:  # and still full
+        if mounted:
+            fill()  # the room of what was given up
             code, error = as_script(lambda: train(config(), run), capsys)
             assert (code, len(error.splitlines())) == (6, 1)
             assert (newest(run), left_over(run)) == (3, [])

@@ -14,6 +14,7 @@ from flax import nnx
 
 from reldepth_jax.config import load
 from reldepth_jax.conventions import Batch, Pairs
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
 from reldepth_jax.runs import new_state
 from reldepth_jax.training_step import step_function
@@ -164,8 +165,8 @@ def test_pairs_differ_between_images_and_keys():
 
 @pytest.mark.parametrize("name", ENCODERS.entries)
 def test_an_encoder_keeps_its_word_on_strides_channels_and_parameters(name: str):
-    encoder = nnx.eval_shape(
-        lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    encoder = abstract_network(
+        lambda rngs: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=rngs)
     )
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
     assert count == ENCODERS.extras(name)["num_params"]

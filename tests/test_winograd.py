@@ -31,8 +31,9 @@ from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.torch_sgrl import Sgrl
 from tests.references.transfer import as_torch, randomise
 
-# Relative to the largest entry. Three times what was measured.
-LAYER = {16: 8e-6, 512: 2e-5}
+# Relative to the largest entry. Two to three times what was measured, on processors whose products
+# of matrices add up in fewer or more parts.
+LAYER = {16: 8e-6, 512: 5e-5}
 GRADIENT = {16: 1.5e-5, 512: 3e-5}
 NETWORK = 1.5e-5
 
@@ -187,7 +188,8 @@ assert not any(each in compiled.as_text() for each in moved)
 assert "all-reduce" in compiled.as_text()
 of_parts, expected = compiled(split, whole), jax.jit(gradients)(x, kernel)
 for one, other in zip(jax.tree.leaves(of_parts), jax.tree.leaves(expected), strict=True):
-    np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+    # Roundings of the convolution, which the sine's slope enlarges; a sum left out is of order one.
+    np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max())
 print(len(jax.devices()))
 """
 

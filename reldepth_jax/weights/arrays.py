@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from reldepth_jax.config import ModelConfig
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.reldepth_net import build, build_encoder
 
 Arrays = dict[str, np.ndarray]
@@ -31,12 +32,12 @@ def abstract(config: ModelConfig, part: Part) -> nnx.Module:
     """Return the network, or its encoder alone, as shapes and dtypes only; not to be changed."""
     make = build if part == "network" else build_encoder
 
-    def module() -> nnx.Module:
-        made = make(config, rngs=nnx.Rngs(0))
+    def module(rngs: nnx.Rngs) -> nnx.Module:
+        made = make(config, rngs=rngs)
         assert isinstance(made, nnx.Module)
         return made
 
-    return nnx.eval_shape(module)
+    return abstract_network(module)
 
 
 def shapes(config: ModelConfig, part: Part) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import torch
 from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.reldepth_net import build
 from reldepth_jax.registry import ENCODERS
 from tests.references.torch_efficientnet_lite import TorchEfficientNetLite
@@ -57,7 +58,7 @@ def count(state: nnx.State) -> int:
 
 
 def network_count(**options) -> int:
-    network = nnx.eval_shape(lambda: build(ModelConfig(**options), rngs=nnx.Rngs(0)))
+    network = abstract_network(lambda rngs: build(ModelConfig(**options), rngs=rngs))
     return count(nnx.state(network, nnx.Param))
 
 
@@ -72,8 +73,8 @@ def test_every_encoder_has_a_count():
 
 @pytest.mark.parametrize("name", ENCODER_COUNTS)
 def test_encoder_count_is_exact(name: str):
-    encoder = nnx.eval_shape(
-        lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    encoder = abstract_network(
+        lambda rngs: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=rngs)
     )
     assert count(nnx.state(encoder, nnx.Param)) == ENCODER_COUNTS[name]
     assert ENCODERS.extras(name)["num_params"] == ENCODER_COUNTS[name]

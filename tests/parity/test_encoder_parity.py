@@ -13,6 +13,7 @@ import torch
 from flax import nnx
 from torch import nn
 
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.layers import max_pool_3x3
 from reldepth_jax.registry import ENCODERS
 from tests.references.torch_efficientnet_lite import SCALES, TorchEfficientNetLite
@@ -41,8 +42,8 @@ def images(seed: int) -> np.ndarray:
 def make_pair(name: str) -> tuple[nn.Module, nnx.Module]:
     module = TorchResNet(name) if name in RESNETS else TorchEfficientNetLite(name)
     randomise(module, seed=0)
-    model = nnx.eval_shape(
-        lambda: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    model = abstract_network(
+        lambda rngs: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=rngs)
     )
     load(model, module)
     return module.double(), model

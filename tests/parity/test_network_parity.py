@@ -17,6 +17,7 @@ from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.models import fast
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.reldepth_net import build
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import as_torch, load, randomise
@@ -87,7 +88,7 @@ def compare(
     def run(encoder: str, options: dict[str, Any], *, winograd: bool = False) -> None:
         module = torch_network(encoder=encoder, **options)
         config = ModelConfig(encoder=Choice(encoder), **options)
-        model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+        model = abstract_network(lambda rngs: build(config, rngs=rngs))
         load(model, module)
         model = fast.fast_training(model) if winograd else model
         graph, params, stats = nnx.split(

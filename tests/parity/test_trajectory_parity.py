@@ -19,6 +19,7 @@ from flax import nnx
 from reldepth_jax.config import Choice, LayerGroup, ModelConfig, OptimConfig
 from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.losses.ranking import RankingLoss
+from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.fast import fast_training
 from reldepth_jax.models.reldepth_net import build
 from reldepth_jax.train.optim import make_optimizer, trained
@@ -160,7 +161,7 @@ def test_five_training_steps_agree(
         # Scores of order one, so that a rate at which every parameter moves visibly is stable.
         start_module.head.conv2.weight.mul_(0.05)
     config = ModelConfig(encoder=Choice("resnet18"), decoder_width=16, **options)
-    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    model = abstract_network(lambda rngs: build(config, rngs=rngs))
     load(model, start_module)
     start = {name: value.numpy() for name, value in start_module.state_dict().items()}
     # The ranking loss does not see an added constant, BatchNorm removes one: rounding moves these.

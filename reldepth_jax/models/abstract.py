@@ -1,0 +1,32 @@
+"""Networks as shapes and dtypes, with nothing computed.
+
+`nnx.eval_shape` alone takes time that grows with the square of the layers: Flax counts the keys it
+gives, and each look at a traced count walks through all that was traced before (flax 0.12, jax
+0.10). ResNet-152 with the paper's decoder takes 1 s instead of 11, ResNet-50 0.4 instead of 1.7.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+from flax import nnx
+
+Network = TypeVar("Network")
+
+
+class _SameKey(nnx.RngStream):
+    """Gives one key again and again: no shape depends on it."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
+def abstract_network(make: Callable[[nnx.Rngs], Network]) -> Network:
+    """Return what `make(rngs)` returns, its arrays as `jax.ShapeDtypeStruct`."""
+
+    def made() -> Network:
+        rngs = nnx.Rngs(0)
+        rngs.default = _SameKey(0, tag="default")  # pyright: ignore[reportAttributeAccessIssue]: streams are attributes
+        return make(rngs)
+
+    return nnx.eval_shape(made)
