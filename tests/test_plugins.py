@@ -25,6 +25,8 @@ CONFIGS = [
     "configs/redweb_diw.py:mixed",
     "configs/vizdoom.py:mixed",
 ]
+# Of sources whose samples have annotated pairs.
+ANNOTATED_CONFIGS = {"configs/nyu.py", "configs/redweb_diw.py", "configs/redweb_diw.py:mixed"}
 
 
 def make_batch(depth: np.ndarray, mask: np.ndarray | None = None) -> Batch:
@@ -177,8 +179,12 @@ def test_an_encoder_keeps_its_word_on_strides_channels_and_parameters(name: str)
     ]
 
 
-@pytest.mark.parametrize("annotated", [0, 3])
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize(
+    ("path", "annotated"),
+    [(path, 3 if path in ANNOTATED_CONFIGS else 0) for path in CONFIGS]
+    # Its pairs are drawn, whatever comes with the batch.
+    + [("configs/ranking.py", 3)],
+)
 def test_every_config_builds_its_train_step(path: str, annotated: int):
     config = load(path)
     model, state = new_state(config, abstract=True)

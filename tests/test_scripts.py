@@ -270,6 +270,15 @@ def test_help_works_without_jax(name: str):
     assert "--workdir" in script("-c", code, f"scripts/{name}.py").stdout or name == "compare"
 
 
+def test_training_does_not_import_torch_though_it_is_installed():
+    # Whether tests can find it is asked last: looking it up does not import it.
+    code = (
+        "import sys, reldepth_jax.experiment, importlib.util\n"
+        "print('torch' in sys.modules, bool(importlib.util.find_spec('torch')))"
+    )
+    assert script("-c", code).stdout.split() == ["False", "True"]
+
+
 def test_what_is_compiled_is_kept_for_the_next_process(tmp_path: pathlib.Path):
     code = textwrap.dedent("""
         import jax

@@ -1,8 +1,5 @@
 """What the kill harness trains: every part of a run, as small as it can be."""
 
-import os
-import sys
-
 from reldepth_jax.config import (
     Choice,
     Config,
@@ -17,11 +14,6 @@ from reldepth_jax.registry import ENCODERS, SOURCES, Entry
 # Not files of the plug-in packages: nobody should find them there.
 ENCODERS.entries["strides"] = Entry("tests.kills.plugins", {})
 SOURCES.entries["noise"] = Entry("tests.kills.plugins", {})
-
-if "RELDEPTH_TRACE" in os.environ:
-    # A child of the harness: tensorboardX would import it where the tests are installed, which is
-    # a fifth of the time that a child lives.
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]: how Python marks it missing
 
 
 def get_config() -> Config:
