@@ -39,7 +39,7 @@ from reldepth_jax.checkpoint import (
 )
 from reldepth_jax.checkpoint.record import read_record
 from reldepth_jax.workdir import History
-from tests.test_train import TINY
+from tests.test_train import RESNET
 
 State = dict[str, Any]
 
@@ -693,12 +693,12 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Return a run directory with two states, of any values, as steps 2 and 4."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
-    runs.save_config(folder, TINY)
+    runs.save_config(folder, RESNET)
     checkpoints = Checkpoints(folder / "checkpoints")
     rng = np.random.default_rng(0)
     state = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype),
-        runs.new_state(TINY, abstract=True)[1],
+        runs.new_state(RESNET, abstract=True)[1],
     )
     for step in (2, 4):
         checkpoints.save(step, state._replace(step=jnp.asarray(step, jnp.int32)), {"whdr": 0.5})
@@ -752,7 +752,7 @@ def test_training_never_begins_anew_where_a_checkpoint_was(
     damage(folder)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=told):
-            experiment.train(TINY, folder, Console(quiet=True))
+            experiment.train(RESNET, folder, Console(quiet=True))
 
 
 def test_loading_a_run_falls_back_says_so_and_renames_nothing(
@@ -778,8 +778,8 @@ def test_another_network_is_refused_when_a_run_is_loaded(
 ):
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
-    wider = dataclasses.replace(TINY.model, decoder_width=8)
-    runs.save_config(folder, dataclasses.replace(TINY, model=wider))
+    wider = dataclasses.replace(RESNET.model, decoder_width=8)
+    runs.save_config(folder, dataclasses.replace(RESNET, model=wider))
     with pytest.raises(CheckpointError, match=r"decoder.*: saved float32\[.*\], wanted float32\["):
         runs.load_run(folder)
 
