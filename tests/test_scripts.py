@@ -271,7 +271,6 @@ def test_help_works_without_jax(name: str):
 
 
 def test_training_does_not_import_torch_though_it_is_installed():
-    # Whether tests can find it is asked last: looking it up does not import it.
     code = (
         "import sys, reldepth_jax.experiment, importlib.util\n"
         "print('torch' in sys.modules, bool(importlib.util.find_spec('torch')))"

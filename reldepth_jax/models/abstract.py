@@ -22,7 +22,10 @@ class _SameKey(nnx.RngStream):
 
 
 def abstract_network(make: Callable[[nnx.Rngs], Network]) -> Network:
-    """Return what `make(rngs)` returns, its arrays as `jax.ShapeDtypeStruct`."""
+    """Return the network that `make(rngs)` returns, its arrays as `jax.ShapeDtypeStruct`.
+
+    All keys that `rngs` gives are the same one, so `make` must not let shapes depend on them.
+    """
 
     def made() -> Network:
         rngs = nnx.Rngs(0)

@@ -31,7 +31,7 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-# tensorboardX imports it if it can, for tensors that are never given to it: 2.4 s instead of 0.05.
+# tensorboardX imports torch if it can, for tensors that it is never given: 2.4 s instead of 0.05.
 with _hidden("torch"):
     from tensorboardX import summary
     from tensorboardX.proto.event_pb2 import (
