@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from benchmarks import workload
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 from reldepth_jax.config import Config
 
 if TYPE_CHECKING:
@@ -94,4 +94,4 @@ class Context:
     @staticmethod
     def bar(what: str) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
         """Show the progress of a part."""
-        return cli.progress_bar(what)
+        return command.progress_bar(what)

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Call
-from reldepth_jax import api, runs, training_step
 from reldepth_jax.config import Config
-from reldepth_jax.conventions import Batch
-from reldepth_jax.data.preprocessing import Preprocessing
+from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.inference import networks
 from reldepth_jax.models import cost
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
-from reldepth_jax.train.state import TrainState
+from reldepth_jax.training import compiled_step
+from reldepth_jax.training import state as states
+from reldepth_jax.training.state import TrainState
+from reldepth_jax.types import Batch
 from reldepth_jax.weights import arrays
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,7 +26,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 def new_state(config: Config) -> TrainState:
     """Return the state before the first step."""
-    return runs.new_state(config)[1]
+    return states.new_state(config)[1]
 
 
 def weights(config: Config) -> tuple[TrainState, dict[str, np.ndarray]]:
@@ -35,7 +37,7 @@ def weights(config: Config) -> tuple[TrainState, dict[str, np.ndarray]]:
 
 def step(config: Config, state: TrainState, batch: Arrays) -> Call:
     """Return the training step, compiled when first called; it returns its loss."""
-    function = training_step.step_function(config)
+    function = compiled_step.step_function(config)
     on_device: Any = jax.device_put(dict(batch))
 
     def run() -> jax.Array:
@@ -49,7 +51,7 @@ def step(config: Config, state: TrainState, batch: Arrays) -> Call:
 def forward(config: Config, *, fast: bool = False) -> Forward:
     """Return images, uint8 (b, h, w, 3) -> scores, both on the host; weights as `weights`."""
     state = new_state(config)
-    model = api.Model(config.model, state.params, state.stats, Preprocessing(), {}, fast)
+    model = networks.Model(config.model, state.params, state.stats, Preprocessing(), {}, fast)
     return lambda images: np.asarray(model(images))
 
 
@@ -88,5 +90,5 @@ def step_flops(config: Config) -> int:
     Of the convolutions as they are written down, as is usual: what is computed anew, or spared by
     another algorithm, does not change it.
     """
-    model, _ = runs.new_state(config, abstract=True)
+    model, _ = states.new_state(config, abstract=True)
     return 3 * 2 * cost.multiply_adds(model, *config.data.crop) * config.data.batch_size

@@ -1,6 +1,6 @@
 """The same drawing of pairs, loss and optimiser in PyTorch.
 
-Written from Xian et al., CVPR 2018, Sections 3.2 and 4.1, as `reldepth_jax.pairs.uniform` and
+Written from Xian et al., CVPR 2018, Sections 3.2 and 4.1, as `reldepth_jax.samplers.uniform` and
 `reldepth_jax.losses.ranking` read them. Axes: b h w, n pairs an image. Scores and depth grow with
 distance.
 """
@@ -93,7 +93,7 @@ def loop_loss(
 def optimizer(
     module: Network, *, learning_rate: float, encoder_scale: float, momentum: float, decay: float
 ) -> torch.optim.SGD:
-    """Return SGD as `reldepth_jax.train.optim`: decay on kernels only, a slower encoder."""
+    """Return SGD as `reldepth_jax.training.optimizer`: decay on kernels only, a slower encoder."""
     groups = []
     for part, scale in ((module.encoder, encoder_scale), (module.decoder, 1), (module.head, 1)):
         for kernels in (True, False):

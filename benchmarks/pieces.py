@@ -15,8 +15,8 @@ from benchmarks import ours
 from benchmarks.context import TORCH, Context
 from benchmarks.report import OURS, Part, Row, timed
 from benchmarks.timing import Call, Seconds, interleave
-from reldepth_jax.checkpoint import Checkpoints
-from reldepth_jax.data import geometry, resampling
+from reldepth_jax.data.images import geometry, resampling
+from reldepth_jax.run_dir.checkpoints import Checkpoints
 
 KERNELS = ("linear", "area", "triangle")
 

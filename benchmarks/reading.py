@@ -20,7 +20,7 @@ from benchmarks.photographs import photograph
 from benchmarks.report import Part, Row
 from benchmarks.timing import Seconds
 from reldepth_jax.config import Config
-from reldepth_jax.conventions import Sample, Source
+from reldepth_jax.types import Sample, Source
 
 PHOTO, LARGE = (480, 640), (1440, 1920)
 BATCH = 8
@@ -84,7 +84,7 @@ def write(root: pathlib.Path, count: int, size: tuple[int, int]) -> None:
 
 
 def _prepare(place: str, root: pathlib.Path) -> str:
-    from reldepth_jax.data import prepare
+    from reldepth_jax.data.prepared import prepare
 
     out = os.path.join(place, "prepared")
     prepare.prepare("redweb", str(root), out, partial=True, say=lambda line: None)
@@ -94,7 +94,7 @@ def _prepare(place: str, root: pathlib.Path) -> str:
 def _stages(
     config: Config, root: pathlib.Path, source: Source, examples: int
 ) -> dict[tuple[str, str], Stage]:
-    from reldepth_jax.data import io
+    from reldepth_jax.data.images import io
     from reldepth_jax.data.transforms import TrainTransform
 
     photos = [io.read_bytes(path) for path in sorted((root / "Imgs").iterdir())]

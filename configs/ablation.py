@@ -23,7 +23,6 @@ import dataclasses
 import importlib.util
 from typing import Any
 
-from reldepth_jax.ablation.grid import Grid, Heldout
 from reldepth_jax.config import (
     Choice,
     Config,
@@ -36,6 +35,7 @@ from reldepth_jax.config import (
     OptimConfig,
     TrainConfig,
 )
+from reldepth_jax.evaluation.ablation.grid import Grid, Heldout
 
 SCENES = Choice("synthetic")
 COLOURS: dict[str, Any] = {"color_jitter": 0.4, "gamma_jitter": 1.0}

@@ -16,9 +16,9 @@ Cost: not measured; 4 images of 384x384 a step (256x256 for midas_v21_small).
 Score: depends on your images; not measured with the published weights, which were not at hand.
 """
 
-from reldepth_jax import presets
 from reldepth_jax.config import Choice, Config, ConfigError, DataConfig, OptimConfig, TrainConfig
 from reldepth_jax.registry import PRESETS, did_you_mean
+from reldepth_jax.weights import presets
 
 
 def get_config(variant: str = "midas_v21_small") -> Config:

@@ -1,12 +1,12 @@
 """Monocular relative depth by ranking pixel pairs, in JAX and Flax.
 
-`reldepth_jax.conventions` states axes, units and signs once for the whole package.
+`reldepth_jax.types` states axes, units and signs once for the whole package.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reldepth_jax.api import Model, load_model, save_model
+    from reldepth_jax.inference.networks import Model, load_model, save_model
 
 __all__ = ["Model", "load_model", "save_model"]
 __version__ = "0.1.0"
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Only when used: importing JAX takes longer than telling a mistake in a configuration.
     if name in __all__:
-        from reldepth_jax import api
+        from reldepth_jax.inference import networks
 
-        return getattr(api, name)
+        return getattr(networks, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -127,7 +127,7 @@ def _options(node: ast.stmt) -> dict[str, tuple[str, str]]:
 
 ENCODERS = Registry("encoder", "reldepth_jax.models.encoders")
 LOSSES = Registry("loss", "reldepth_jax.losses")
-PAIR_SAMPLERS = Registry("pair sampler", "reldepth_jax.pairs")
-PRESETS = Registry("network", "reldepth_jax.presets")
-PROTOCOLS = Registry("evaluation protocol", "reldepth_jax.protocols")
+PAIR_SAMPLERS = Registry("pair sampler", "reldepth_jax.samplers")
+PRESETS = Registry("network", "reldepth_jax.weights.presets")
+PROTOCOLS = Registry("evaluation protocol", "reldepth_jax.evaluation.protocols")
 SOURCES = Registry("data source", "reldepth_jax.data.sources")

@@ -16,8 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from reldepth_jax import cli
-from reldepth_jax.ablation import grid as grids
+from reldepth_jax.cli import command
+from reldepth_jax.evaluation.ablation import grid as grids
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     )
     parser.add_argument("--config", required=True, help="file with get_grid(), or file:variant")
     parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/NAME_VARIANT")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     grid = grids.load(options.config)
     file, _, variant = options.config.partition(":")
     name = "_".join([pathlib.Path(file).stem, *[variant] * bool(variant)])
@@ -35,7 +35,7 @@ def main() -> int:
 
     # Only now, because importing JAX takes longer than telling a mistake.
     from reldepth_jax import runtime
-    from reldepth_jax.ablation import report, run
+    from reldepth_jax.evaluation.ablation import report, run
 
     runtime.set_up()
     runtime.keep_compiled()
@@ -59,7 +59,7 @@ def main() -> int:
 def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show a bar on a terminal and elsewhere one line a run, with the time left."""
     began = time.monotonic()
-    with cli.progress_bar(what) as bar:
+    with command.progress_bar(what) as bar:
 
         def advance(done: int, total: int, following: str) -> None:
             bar(done, total)
@@ -72,4 +72,4 @@ def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 if __name__ == "__main__":
-    cli.run(main, leave=True)
+    command.run(main, leave=True)

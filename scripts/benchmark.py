@@ -34,7 +34,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 from reldepth_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     options.parts = [name for name in options.parts.split(",") if name]
     for name in options.parts:
         if name not in PARTS:
@@ -159,4 +159,4 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

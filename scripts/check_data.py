@@ -18,7 +18,8 @@ import json
 import os
 import pathlib
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 
 SHOWN = 20
 """Findings of one check that are printed."""
@@ -43,7 +44,7 @@ def main() -> int:
         "--against", action="append", default=[], metavar="NAME:PATH",
         help="another data set that may not hold the same images; can be repeated",
     )  # fmt: skip
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     threads = min(16, os.cpu_count() or 1) if options.threads is None else options.threads
     if options.sample < 0 or threads < 1:
         raise config.ConfigError("--sample must be at least 0, --threads at least 1")
@@ -52,11 +53,11 @@ def main() -> int:
     output = options.output or pathlib.Path("runs", f"check_{options.name}")
 
     # Only now: a mistake is told before.
-    from reldepth_jax import doctor, visualise
-    from reldepth_jax.data import io
+    from reldepth_jax.data import checks
+    from reldepth_jax.data.images import io, pictures
 
     others = [tuple(other.split(":", 1)) for other in options.against]
-    examination = doctor.Examination(
+    examination = checks.Examination(
         options.name,
         options.root,
         sample=options.sample,
@@ -66,7 +67,7 @@ def main() -> int:
     )
     if pathlib.Path(options.root).resolve() in (output.resolve(), *output.resolve().parents):
         raise config.ConfigError(f"--output {output} lies in the data set; choose another folder")
-    with cli.progress_bar(f"{options.name} samples") as progress:
+    with command.progress_bar(f"{options.name} samples") as progress:
         findings = list(examination.findings(progress))
 
     output.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def main() -> int:
         file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
     picture = examination.contact_sheet()
     if picture is not None:
-        visualise.save_picture(report.with_suffix(".png"), picture)
+        pictures.save_picture(report.with_suffix(".png"), picture)
 
     groups = collections.defaultdict(list)
     for finding in findings:
@@ -104,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

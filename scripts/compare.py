@@ -14,7 +14,8 @@ import argparse
 import json
 import pathlib
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument(
         "--output", type=pathlib.Path, default="runs/compare", help="default: runs/compare"
     )
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     workdirs = _groups(options.runs, options.group)
 
     # Only now, because importing JAX takes longer than telling a mistake.
@@ -39,16 +40,16 @@ def main() -> int:
     from rich.progress import Progress
     from rich.table import Table
 
-    from reldepth_jax import compare, evaluate, runs, visualise
+    from reldepth_jax.data.images import pictures
     from reldepth_jax.data.pipeline import make_source
-    from reldepth_jax.data.preprocessing import Preprocessing
-    from reldepth_jax.predict import Predictor
+    from reldepth_jax.evaluation import compare, heldout
+    from reldepth_jax.inference import networks
+    from reldepth_jax.run_dir.saved_config import load_config
+    from reldepth_jax.weights.from_run import load_run
 
     members = [workdir for group in workdirs.values() for workdir in group]
     # Of a directory without a configuration, `load_run` says what is wrong.
-    found = {
-        each: runs.load_config(pathlib.Path(each)) or runs.load_run(each).config for each in members
-    }
+    found = {each: load_config(pathlib.Path(each)) or load_run(each).config for each in members}
     settings = compare.common_settings(found)
     if options.num_images is not None:
         settings = config.override(settings, {"eval.num_images": options.num_images})
@@ -58,12 +59,12 @@ def main() -> int:
     steps: dict[str, int] = {}
     with Progress(console=Console(stderr=True), transient=True) as bars:
 
-        def evaluation(workdir: str) -> evaluate.Evaluation:
-            run = runs.load_run(workdir)
-            steps[workdir] = run.step
+        def evaluation(workdir: str) -> heldout.Evaluation:
+            model = networks.from_run(workdir)
+            steps[workdir] = model.step
             bar = bars.add_task(workdir)
-            return evaluate.evaluate(
-                Predictor(run.model_fn, Preprocessing(size=runs.image_size(settings))),
+            return heldout.evaluate(
+                model.predictor(settings.prediction_size),
                 source,
                 settings.eval,
                 progress=lambda done, total: bars.update(bar, completed=done, total=total),
@@ -96,7 +97,7 @@ def main() -> int:
         compare.markdown(rows, "\n\n".join([*claims, notes])), encoding="utf-8"
     )
     if anyone.pictures:
-        visualise.save_picture(output / "compare.png", compare.picture(groups))
+        pictures.save_picture(output / "compare.png", compare.picture(groups))
 
     table = Table(*rows[0], box=box.SIMPLE_HEAD)
     for row in rows[1:]:
@@ -126,4 +127,4 @@ def _groups(runs: list[str], named: list[str]) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -15,7 +15,8 @@ output says what it is: architecture, preprocessing, sign of the output, where i
 import argparse
 import pathlib
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 from reldepth_jax.registry import ENCODERS, PRESETS, did_you_mean
 
 
@@ -34,10 +35,13 @@ def main() -> int:
         help="torch: keys that the original's PyTorch code loads; default: reldepth",
     )
     parser.add_argument(
-        "--checkpoint", type=cli.checkpoint, metavar="STEP", help="of a run; default: the newest"
+        "--checkpoint",
+        type=command.checkpoint,
+        metavar="STEP",
+        help="of a run; default: the newest",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     known = [*PRESETS.entries, *ENCODERS.entries]
     if options.arch is not None and options.arch not in known:
         hint = did_you_mean(options.arch, known)
@@ -59,12 +63,12 @@ def main() -> int:
     # Only now, because importing JAX takes longer than telling a mistake.
     import safetensors.numpy
 
-    from reldepth_jax import api
-    from reldepth_jax.data.io import atomic_write
+    from reldepth_jax.data.images.io import atomic_write
+    from reldepth_jax.inference import networks
     from reldepth_jax.weights import convert, file
 
     if source.is_dir():
-        weights = api.from_run(options.input, options.checkpoint).weights()
+        weights = networks.from_run(options.input, options.checkpoint).weights()
     elif file.is_ours(options.input):
         weights = file.read(options.input)
     else:
@@ -93,4 +97,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

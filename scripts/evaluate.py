@@ -25,12 +25,13 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 from reldepth_jax.registry import PROTOCOLS
 
 if TYPE_CHECKING:
-    from reldepth_jax.api import Model
-    from reldepth_jax.conventions import Source, Split
+    from reldepth_jax.inference.networks import Model
+    from reldepth_jax.types import Source, Split
 
 
 def main() -> int:
@@ -55,7 +56,7 @@ def main() -> int:
     parser.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
     parser.add_argument(
-        "--checkpoint", type=cli.checkpoint, metavar="STEP", help="or best; default: the newest"
+        "--checkpoint", type=command.checkpoint, metavar="STEP", help="or best; default: the newest"
     )
     parser.add_argument(
         "--num-images", metavar="N", help="first N images; the same as --config.eval.num_images=N"
@@ -66,7 +67,7 @@ def main() -> int:
         help="on CPU: Winograd's algorithm, about half the time an image; errors of some 1e-6",
     )
     parser.add_argument("--pictures", type=int, default=8, help="rows of the sheet, default: 8")
-    options, assignments = cli.parse(parser, overrides=True)
+    options, assignments = command.parse(parser, overrides=True)
     if options.weights is not None and options.weights.is_dir():
         raise config.ConfigError(f"--weights {options.weights} is a folder; give it as --workdir")
     if options.weights is None:
@@ -106,12 +107,12 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
 
-    from reldepth_jax import visualise
+    from reldepth_jax.data.images import pictures
 
     model, _ = _network(options)
     predictor = model.predictor(settings.eval.image_size)
     protocol = PROTOCOLS.create(options.dataset)
-    with cli.progress_bar(f"{options.dataset} images") as progress:
+    with command.progress_bar(f"{options.dataset} images") as progress:
         report = protocol(
             predictor.unresized,
             options.data_dir,
@@ -126,7 +127,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     }
     _write(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
     if report.picture is not None:
-        visualise.save_picture(output.with_suffix(".png"), report.picture)
+        pictures.save_picture(output.with_suffix(".png"), report.picture)
     console = Console(highlight=False)
     console.print(report.render(), soft_wrap=True)
     console.print(f"written: {output}", markup=False, soft_wrap=True)
@@ -138,8 +139,9 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
 
-    from reldepth_jax import evaluate, runs, visualise
+    from reldepth_jax.data.images import pictures
     from reldepth_jax.data.pipeline import make_source
+    from reldepth_jax.evaluation import heldout
 
     model, own = _network(options)
     settings = config.override(own, assignments)
@@ -150,17 +152,17 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     except ValueError as error:
         print(f"no validation images, WKDR is left out: {error}", file=sys.stderr)
         validation = None
-    size = runs.image_size(settings) if options.weights is None else settings.eval.image_size
+    size = settings.prediction_size if options.weights is None else settings.eval.image_size
     predict = model.predictor(size)
 
     fit = None
     if validation is not None:
-        with cli.progress_bar("fitting tau") as progress:
-            fit = evaluate.fit(predict, validation, settings.eval, progress=progress)
+        with command.progress_bar("fitting tau") as progress:
+            fit = heldout.fit(predict, validation, settings.eval, progress=progress)
 
-    def judge(source: "Source", name: str, keep: int) -> evaluate.Evaluation:
-        with cli.progress_bar(f"{options.split} images{name}") as progress:
-            return evaluate.evaluate(
+    def judge(source: "Source", name: str, keep: int) -> heldout.Evaluation:
+        with command.progress_bar(f"{options.split} images{name}") as progress:
+            return heldout.evaluate(
                 predict,
                 source,
                 settings.eval,
@@ -196,11 +198,11 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     output = options.output / f"{name}.json"
     _write(output, report)
     if result.pictures:
-        picture = evaluate.contact_sheet(result.pictures)
-        visualise.save_picture(output.with_suffix(".png"), picture)
+        picture = heldout.contact_sheet(result.pictures)
+        pictures.save_picture(output.with_suffix(".png"), picture)
     if fit is not None:
-        diagram = evaluate.reliability_diagram(result)
-        visualise.save_picture(options.output / f"{name}_reliability.png", diagram)
+        diagram = heldout.reliability_diagram(result)
+        pictures.save_picture(options.output / f"{name}_reliability.png", diagram)
     # That of the run's own data: what another source would have it say is in its report.
     if fit is not None and _own_validation(settings) == _own_validation(own):
         facts = {
@@ -216,7 +218,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     network = ", step ".join(str(value) for value in _origin(options, model).values())
     title = f"{network}, {options.split} images"
     named = {f"{key}\n{each.num_images} images": each for key, each in results.items()}
-    console.print(evaluate.table(title, named) if len(results) > 1 else result.table(title))
+    console.print(heldout.table(title, named) if len(results) > 1 else result.table(title))
     for choice, reason in left_out:
         console.print(f"left out: {choice.name}: {reason}", highlight=False, markup=False)
     lines = [result.protocol(), result.confidence()]
@@ -266,15 +268,17 @@ def _own_validation(settings: config.Config) -> config.Choice:
 
 def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
     """Return the network, and the configuration whose data and eval it is judged by."""
-    from reldepth_jax import api, runs, runtime
+    from reldepth_jax import runtime
+    from reldepth_jax.inference import networks
+    from reldepth_jax.run_dir.saved_config import load_config
 
     runtime.set_up()
     runtime.keep_compiled()
     if options.weights is not None:
-        model, own = api.load_model(options.weights), config.Config()
+        model, own = networks.load_model(options.weights), config.Config()
     else:
-        model = api.from_run(options.workdir, options.checkpoint)
-        own = runs.load_config(options.workdir)
+        model = networks.from_run(options.workdir, options.checkpoint)
+        own = load_config(options.workdir)
     assert own is not None
     return dataclasses.replace(model, fast=True) if options.fast else model, own
 
@@ -293,4 +297,4 @@ def _write(path: pathlib.Path, report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import json
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -27,12 +27,12 @@ def main() -> int:
     parser.add_argument("workdir", help="run directory")
     parser.add_argument("--verify", action="store_true", help="read every array and compare it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
 
     # Only now, because importing JAX takes longer than telling a mistake.
-    from reldepth_jax import inspect_run
+    from reldepth_jax.run_dir import inspect
 
-    report = inspect_run.inspect(options.workdir, verify=options.verify)
+    report = inspect.inspect(options.workdir, verify=options.verify)
     if options.json:
         print(json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False))
     else:
@@ -41,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

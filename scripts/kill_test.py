@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="at least so many (default: 100)")
     parser.add_argument("--seed", type=int, help="of the random instants (default: another)")
     parser.add_argument("--workdir", help="where the runs are kept (default: they are not kept)")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     seed = random.randrange(10**6) if options.seed is None else options.seed
 
     # The tests are not installed.
@@ -61,4 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -6,7 +6,7 @@ python scripts/list_models.py [--json]
 import argparse
 import json
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -15,19 +15,18 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
 
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from reldepth_jax import presets
-    from reldepth_jax.weights import catalogue
+    from reldepth_jax.weights import catalogue, presets
 
     names = presets.names()
     entries = []
-    with cli.progress_bar("networks") as progress:
+    with command.progress_bar("networks") as progress:
         for done, name in enumerate(names, start=1):
             entries.append(catalogue.describe(presets.get(name)))
             progress(done, len(names))
@@ -62,4 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

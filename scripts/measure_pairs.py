@@ -26,13 +26,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 from reldepth_jax.config import Choice, Config, DataConfig
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS, SOURCES
 
 if TYPE_CHECKING:
-    from reldepth_jax.conventions import Batch
+    from reldepth_jax.types import Batch
 
 PAIRS = "100,1000,3000,10000,30000,100000"
 REFERENCE = DataConfig(crop=(384, 384), batch_size=8)
@@ -54,7 +55,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     parser.add_argument("--json", type=pathlib.Path, help="file to write all times to")
-    options, assignments = cli.parse(parser, overrides=True)
+    options, assignments = command.parse(parser, overrides=True)
     if options.rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {options.rounds}")
     settings = config.override(config.load(options.config), assignments)
@@ -66,16 +67,19 @@ def main() -> int:
     # Only now, because importing JAX takes longer than telling a mistake.
     import jax
 
-    from reldepth_jax import runs, runtime, training_step
+    from reldepth_jax import runtime
+    from reldepth_jax.run_dir.numerics import numerics
+    from reldepth_jax.training import compiled_step
+    from reldepth_jax.training.state import new_state
 
     runtime.set_up()  # as in training
     machine = {
-        **runs.numerics(),
+        **numerics(),
         "python": platform.python_version(),
         "load": f"{os.getloadavg()[0]:.1f}",
     }
     batch = _batch(settings, settings.data)
-    state = runs.new_state(settings)[1]
+    state = new_state(settings)[1]
 
     def step(function: Callable[..., Any]) -> Any:
         nonlocal state
@@ -84,14 +88,14 @@ def main() -> int:
 
     calls: dict[tuple[str, int], Callable[[], Any]] = {}
     for number, changed in settings_of.items():
-        calls["step", number] = functools.partial(step, training_step.step_function(changed))
+        calls["step", number] = functools.partial(step, compiled_step.step_function(changed))
         calls["loss", number] = _loss_alone(changed, batch)
     reference = _with_pairs(settings, REFERENCE_PAIRS)
     calls["reference", REFERENCE_PAIRS] = _loss_alone(reference, _batch(settings, REFERENCE))
 
     seconds: dict[tuple[str, int], list[float]] = {what: [] for what in calls}
     repeats = {}
-    with cli.progress_bar("compiling, then measuring") as progress:
+    with command.progress_bar("compiling, then measuring") as progress:
         done, total = 0, (options.rounds + 1) * len(calls)
         for turn in range(options.rounds + 1):
             for what, call in calls.items():
@@ -244,4 +248,4 @@ def _cell(values: list[float], scale: float) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

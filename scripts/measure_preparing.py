@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 _DIFFERENT = 20
 _WORKERS = (0, 1, 2)
@@ -29,10 +29,10 @@ def main() -> int:
     )
     parser.add_argument("--images", type=int, default=2000, help="of each set, default: 2000")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
 
     # Only now, because it takes longer than telling a mistake.
-    from reldepth_jax.data import prepare
+    from reldepth_jax.data.prepared import prepare
 
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
@@ -84,4 +84,4 @@ def _make(root: pathlib.Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from concurrent import futures
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=200, help="different ones, default: 200")
     parser.add_argument("--examples", type=int, default=400, help="of a round, default: 400")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
 
     # Only now, because importing JAX takes longer than telling a mistake.
     import grain
@@ -41,12 +41,13 @@ def main() -> int:
     sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
     from benchmarks.photographs import photograph
     from reldepth_jax import config
-    from reldepth_jax.conventions import Sample
-    from reldepth_jax.data import builders, io, prepare, shards
     from reldepth_jax.data.cropping import ChooseCrop, whole
-    from reldepth_jax.data.photograph import Photograph
+    from reldepth_jax.data.images import io
+    from reldepth_jax.data.images.photograph import Photograph
     from reldepth_jax.data.pipeline import train_batches
-    from reldepth_jax.data.records import FileRecords, Part, Records
+    from reldepth_jax.data.prepared import builders, prepare, shards
+    from reldepth_jax.data.reading.records import FileRecords, Part, Records
+    from reldepth_jax.types import Sample
 
     class Measured:
         """What the builders need to know of a data set: here one with 16-bit depth."""
@@ -178,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -15,7 +15,8 @@ import statistics
 import tempfile
 import time
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("--config", default="configs/ranking_resnet50.py")
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
     parser.add_argument("--where", help="directory to save in, default: the temporary one")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     settings = config.load(options.config)
     every = config.Config().train.checkpoint_every
 
@@ -36,15 +37,15 @@ def main() -> int:
     import numpy as np
     import orbax.checkpoint
 
-    from reldepth_jax import runs
-    from reldepth_jax.checkpoint import Checkpoints
+    from reldepth_jax.run_dir.checkpoints import Checkpoints
+    from reldepth_jax.training.state import new_state
 
     # Random values: what does not compress takes longest.
     rng = np.random.default_rng(0)
     state = jax.device_put(
         jax.tree.map(
             lambda leaf: rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype),
-            runs.new_state(settings, abstract=True)[1],
+            new_state(settings, abstract=True)[1],
         )
     )
     megabytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 1e6
@@ -127,4 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

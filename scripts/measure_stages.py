@@ -23,16 +23,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 from reldepth_jax.config import LabelNoise
-from reldepth_jax.conventions import Sample
-from reldepth_jax.data import io, shards
 from reldepth_jax.data.cropping import ChooseCrop, Crop, Unread, whole
+from reldepth_jax.data.images import io
+from reldepth_jax.data.images.photograph import Photograph, Pixels
 from reldepth_jax.data.label_noise import noisy_depth
-from reldepth_jax.data.photograph import Photograph, Pixels
-from reldepth_jax.data.records import NO_PAIRS, Record
+from reldepth_jax.data.prepared import shards
+from reldepth_jax.data.reading.records import NO_PAIRS, Record
 from reldepth_jax.data.transforms import TrainTransform, apply_gamma, jitter_colors
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -54,7 +55,7 @@ def main() -> int:
     )
     parser.add_argument("--images", type=int, default=8, help="of each size, default: 8")
     parser.add_argument("--rounds", type=int, default=5, help="over all of them, default: 5")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     with tempfile.TemporaryDirectory() as place:
         for size, crop in itertools.product(SIZES, CROPS):
             root = pathlib.Path(place, f"{size[1]}x{size[0]}")
@@ -183,4 +184,4 @@ def _measure(stages: dict[str, Stage], options: argparse.Namespace) -> dict[str,
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import pathlib
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     network.add_argument("--weights", help="file that scripts/convert_weights.py wrote")
     parser.add_argument(
         "--checkpoint",
-        type=cli.checkpoint,
+        type=command.checkpoint,
         metavar="STEP",
         help="of the run, or best; default: the newest",
     )
@@ -60,7 +60,7 @@ def main() -> int:
         metavar="T",
         help="of the confidence; default: what scripts/evaluate.py fitted on validation images",
     )
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     if options.image_size and options.image_size < 32:
         parser.error(f"argument --image-size: must be at least 32, got {options.image_size}")
     if options.weights is not None and options.checkpoint is not None:
@@ -72,17 +72,18 @@ def main() -> int:
             parser.error(f"argument --temperature: must be above 0, got {options.temperature}")
 
     # Only now, because importing JAX takes longer than telling a mistake.
-    from reldepth_jax import api, predict, runtime
-    from reldepth_jax.data import io
+    from reldepth_jax import runtime
+    from reldepth_jax.data.images import io
+    from reldepth_jax.inference import files, networks
     from reldepth_jax.metrics.confidence import load_temperature
 
     runtime.set_up()
     runtime.keep_compiled()
     origin = str(options.workdir or options.weights)
     if options.weights is None:
-        model = api.from_run(origin, options.checkpoint)
+        model = networks.from_run(origin, options.checkpoint)
     else:
-        model = api.load_model(origin)
+        model = networks.load_model(origin)
     if options.fast:
         model = dataclasses.replace(model, fast=True)
     temperature = options.temperature
@@ -90,7 +91,7 @@ def main() -> int:
         place = pathlib.Path(origin)
         folder = place / "eval" if place.is_dir() else place.with_name(f"{place.stem}_eval")
         temperature = load_temperature(folder / "temperature.json", model.step)
-    writer = predict.Writer(
+    writer = files.Writer(
         output=options.output,
         npy=options.npy,
         pfm=options.pfm,
@@ -100,11 +101,11 @@ def main() -> int:
         step=model.step,
     )
     predictor = model.predictor(options.image_size)
-    counts = predict.predict_files(predictor, options.inputs, writer)
+    counts = files.predict_files(predictor, options.inputs, writer)
     failed = f"; {counts.failed} failed" if counts.failed else ""
     print(f"{counts.done} predicted, see {io.printable(options.output)}{failed}")
     return 1 if counts.failed else 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -12,7 +12,8 @@ at any time: the same command begins again. Train with --config.data.source.prep
 import argparse
 import os
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 
 DATA_SETS = ("redweb", "hr_wsi", "diw", "nyu_depth_v2", "vizdoom")
 RENDERED = ("vizdoom",)
@@ -38,7 +39,7 @@ def main() -> int:
         "--partial", action="store_true", help="prepare what is there of an incomplete folder"
     )
     parser.add_argument("--verify", action="store_true", help="compare, write nothing")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     if options.data_set in RENDERED and options.manual_dir is not None:
         raise config.ConfigError(f"{options.data_set} is rendered; leave --manual-dir")
     if options.manual_dir is None and not options.verify and options.data_set not in RENDERED:
@@ -56,7 +57,7 @@ def main() -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from reldepth_jax.data import prepare
+    from reldepth_jax.data.prepared import prepare
 
     class Rate(rich.ProgressColumn):
         """Records per second."""
@@ -98,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

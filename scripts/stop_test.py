@@ -28,7 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 from unittest import mock
 
-from reldepth_jax import cli
+from reldepth_jax.cli import command
 
 PHASES = ("start", "compile", "step", "save", "evaluation", "final")
 """A save is in the background: of the loop it is a part only while the state is copied."""
@@ -40,8 +40,8 @@ _AFTER = {
     "evaluation": ("evaluation", 2, 0.2),
     "final": ("final", 1, 0.3),
 }
-"""The point of `reldepth_jax.faults` after which a phase is hit, at most at which of its passes,
-and how many seconds later at most."""
+"""The point of `reldepth_jax.failpoints` after which a phase is hit, at which of its passes at
+most, and how many seconds later at most."""
 _TIMEOUT = 300.0
 
 
@@ -169,7 +169,9 @@ def time_to_durable(folder: pathlib.Path, tries: int) -> tuple[float, list[float
     from rich.console import Console
 
     from reldepth_jax import config as configs
-    from reldepth_jax import experiment, runs, workdir
+    from reldepth_jax.run_dir.history import History
+    from reldepth_jax.training import run as training_run
+    from reldepth_jax.training.state import new_state
 
     config = configs.load("configs/ranking_resnet50.py")
     never = dict.fromkeys(("steps", "log_every", "checkpoint_every"), 10**6)
@@ -179,7 +181,7 @@ def time_to_durable(folder: pathlib.Path, tries: int) -> tuple[float, list[float
         data=dataclasses.replace(config.data, crop=(32, 64), batch_size=1, threads=1),
         train=dataclasses.replace(config.train, checkpoint_minutes=1e6, **never),
     )
-    like = runs.new_state(config, abstract=True)[1]
+    like = new_state(config, abstract=True)[1]
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) / 1e6
 
     def stand_in(state, batch):
@@ -205,14 +207,14 @@ def time_to_durable(folder: pathlib.Path, tries: int) -> tuple[float, list[float
                 timer.start()
 
         with (
-            mock.patch.object(experiment, "step_function", return_value=stand_in),
-            mock.patch.object(experiment._Session, "_validate"),
-            mock.patch.object(experiment.faults, "reach", reach),
+            mock.patch.object(training_run, "step_function", return_value=stand_in),
+            mock.patch.object(training_run._Session, "_validate"),
+            mock.patch.object(training_run.failpoints, "reach", reach),
         ):
-            code = experiment.train(config, run, Console(quiet=True))
+            code = training_run.train(config, run, Console(quiet=True))
         if code != 143:
             raise RuntimeError(f"exit code {code}, not 143")
-        saved = [event for event in workdir.History(run).events() if event["event"] == "saved"]
+        saved = [event for event in History(run).events() if event["event"] == "saved"]
         shutil.rmtree(run)
         return saved[-1]["time"] - sent[0]
 
@@ -228,7 +230,7 @@ def main() -> int:
     parser.add_argument("--config", default="configs/smoke.py", help="what they train")
     parser.add_argument("--tries", type=int, default=8, help="of the second part (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options, _ = cli.parse(parser)
+    options, _ = command.parse(parser)
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -263,4 +265,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

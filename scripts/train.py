@@ -8,7 +8,8 @@ Several processes train one run: docs/multi_process.md.
 import argparse
 import pathlib
 
-from reldepth_jax import cli, config
+from reldepth_jax import config
+from reldepth_jax.cli import command
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--weights", help="start from these; the same as --config.init_from=WEIGHTS"
     )
-    options, assignments = cli.parse(parser, overrides=True)
+    options, assignments = command.parse(parser, overrides=True)
     if options.weights is not None:
         if "init_from" in assignments:
             raise config.ConfigError("--weights and --config.init_from are the same; give one")
@@ -40,13 +41,14 @@ def main() -> int:
     # Only now, because importing JAX takes longer than telling a mistake.
     from rich.console import Console
 
-    from reldepth_jax import experiment, runtime
-    from reldepth_jax.train import parallel
+    from reldepth_jax import runtime
+    from reldepth_jax.training import run as training_run
+    from reldepth_jax.training.distributed import processes
 
     runtime.set_up()
-    parallel.join()
-    return experiment.train(settings, workdir, Console())
+    processes.join()
+    return training_run.train(settings, workdir, Console())
 
 
 if __name__ == "__main__":
-    cli.run(main, leave=True)
+    command.run(main, leave=True)

@@ -16,8 +16,8 @@ def _at_the_root(tmp_path_factory: pytest.TempPathFactory):
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     )
-    # Shared between tests, and with the scripts that run as subprocesses.
-    cache = str(tmp_path_factory.mktemp("xla"))
+    # Shared between tests, with the scripts that run as subprocesses, and, if set, between sessions.
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("xla"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,72 +1,120 @@
 """Layers point down: a module imports only what stands on a lower line of this list.
 
-The list is the architecture. Modules of one line may not import each other, but for modules of one
-folder.
+The list is the architecture. A room is a module or a folder of the package; the longest name that
+fits a module is its room. Inside a room modules may import each other, but not in a circle.
 """
 
 import ast
+import graphlib
 import pathlib
+
+import pytest
 
 import reldepth_jax
 
 LAYERS = [
-    {"errors", "conventions", "registry", "runtime", "faults"},
-    {"config", "ops", "workdir"},
-    {"cli", "pairs", "metrics", "models", "data"},
-    {"visualise", "presets", "curves"},
-    {"losses", "checkpoint", "predict", "weights"},
-    {"train", "evaluate", "protocols", "doctor"},
-    {"runs"},
-    {"api", "initial", "training_step"},
-    {"experiment", "compare", "inspect_run"},
-    {"ablation"},
+    {"errors", "types", "registry", "failpoints", "runtime", "curves"},
+    {"config", "ops"},
+    {"models", "samplers", "metrics", "data.images"},
+    {"losses", "data.cropping"},
+    {"data.selection"},
+    {"data.reading", "data.prepared", "data.label_noise"},
+    {"data.sources", "data.transforms", "data.unreadable"},
+    {"data.fingerprint", "data.pipeline", "data.checks"},
+    {"run_dir", "weights.presets"},
+    {"weights"},
+    {"training"},
+    {"weights.from_run"},
+    {"weights.init_from", "inference"},
+    {"evaluation"},
+    {"training.run"},
+    {"evaluation.ablation"},
+    {"cli"},
 ]
-"""Lowest first; names of modules and folders of the package."""
+"""Lowest first. A room may import from its own line only what is in itself."""
 
 ROOT = pathlib.Path(reldepth_jax.__file__).parent
+LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}
+
+
+def name_of(path: pathlib.Path) -> str:
+    """Return the dotted name of a module below the package, empty for the package itself."""
+    return (
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip(".")
+    )
+
+
+MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """Return the modules and folders of this package that a file imports, at any depth."""
+    """Return the modules of this package that a file imports, at any depth of its code."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "reldepth_jax":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reldepth_jax."):
-            found.add((node.module or "").split(".")[1])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reldepth_jax"):
+            module = (node.module or "").removeprefix("reldepth_jax").strip(".")
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".strip(".")
+                found.add(inner if inner in MODULES else module)
         elif isinstance(node, ast.Import):
             found |= {
-                alias.name.split(".")[1]
+                alias.name.removeprefix("reldepth_jax.")
                 for alias in node.names
                 if alias.name.startswith("reldepth_jax.")
             }
-    return found
+    return found - {""}
 
 
-def test_every_module_has_a_layer():
-    names = {p.stem for p in ROOT.glob("*.py")} | {
-        p.parent.name for p in ROOT.glob("*/__init__.py")
-    }
-    assert names - {"__init__"} == set().union(*LAYERS)
+def room_of(name: str) -> str | None:
+    """Return the room of a module: the longest listed name that it is, or lies in."""
+    parts = name.split(".")
+    names = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    return next((name for name in names if name in LEVEL), None)
+
+
+def upward(name: str, imported: set[str]) -> list[str]:
+    """Return what a module imports that does not lie below it, or in its own room."""
+    own = room_of(name)
+    assert own is not None
+    rooms = {other: room_of(other) for other in imported}
+    return [
+        f"{name} imports {other}"
+        for other, room in sorted(rooms.items())
+        if room is not None and room != own and LEVEL[room] >= LEVEL[own]
+    ]
+
+
+def test_every_module_has_a_room():
+    folders = {"data", "__main__"}
+    assert [n for n in MODULES if n and room_of(n) is None and n not in folders] == []
+    known = {part for name in MODULES for part in (name, name.rpartition(".")[0])}
+    assert set(LEVEL) <= known
 
 
 def test_imports_point_down():
-    level = {name: index for index, names in enumerate(LAYERS) for name in names}
-    wrong = []
-    for path in ROOT.rglob("*.py"):
-        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
-        for name in imports(path) - {own, "__version__"}:
-            if level[name] >= level[own]:
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    wrong = [
+        line
+        for name, path in MODULES.items()
+        if room_of(name) is not None
+        for line in upward(name, imports(path))
+    ]
     assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # A package's own module imports what it offers, and is imported with whatever lies in it.
+    graph = {name: imports(path) for name, path in MODULES.items() if name}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_check_sees_an_upward_import(tmp_path: pathlib.Path):
     planted = tmp_path / "planted.py"
-    planted.write_text("def f():\n    from reldepth_jax.experiment import train\n")
-    assert imports(planted) == {"experiment"}
+    planted.write_text("def f():\n    from reldepth_jax.training.run import train\n")
+    assert imports(planted) == {"training.run"}
+    assert upward("data.pipeline", imports(planted)) == ["data.pipeline imports training.run"]
 
 
 def test_nothing_is_called_utils():

@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 
 from reldepth_jax.config import load
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
-from reldepth_jax.runs import new_state
-from reldepth_jax.training_step import step_function
+from reldepth_jax.training.compiled_step import step_function
+from reldepth_jax.training.state import new_state
+from reldepth_jax.types import Batch, Pairs
 
 # Without the grid of `scripts/ablate.py`.
 CONFIGS = [

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from reldepth_jax.config import load, override, validate
-from reldepth_jax.data import prepare
 from reldepth_jax.data.pipeline import make_source, train_sources
+from reldepth_jax.data.prepared import prepare
 from tests.fixtures import diw, redweb
 
 README = pathlib.Path("README.md").read_text(encoding="utf-8")

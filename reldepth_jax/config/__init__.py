@@ -8,8 +8,7 @@ Plug-ins (source, encoder, loss, pair sampler) stand in the configuration as a `
 options. Options are checked against the plug-in's own source (see `registry`).
 """
 
-from reldepth_jax.config.plain import from_dict, to_dict
-from reldepth_jax.config.reading import load, override
+from reldepth_jax.config.loading import load, override
 from reldepth_jax.config.schema import (
     Choice,
     Config,
@@ -23,6 +22,7 @@ from reldepth_jax.config.schema import (
     OptimConfig,
     TrainConfig,
 )
+from reldepth_jax.config.serialisation import from_dict, to_dict
 from reldepth_jax.config.validation import lookup, validate
 
 __all__ = [

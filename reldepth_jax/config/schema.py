@@ -274,6 +274,11 @@ class Config:
     init_part: Literal["network", "encoder"] = "network"
     """What of them is taken: all, of the very same network, or the encoder alone."""
 
+    @property
+    def prediction_size(self) -> int:
+        """The shorter side at which images are predicted."""
+        return self.eval.image_size or min(self.data.crop)
+
 
 _REGISTRIES = {
     "data.source": registry.SOURCES,

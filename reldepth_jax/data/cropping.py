@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, Shaped, UInt8
 from PIL import Image
 
-from reldepth_jax.conventions import Sample, Source
-from reldepth_jax.data.photograph import Photograph
+from reldepth_jax.data.images.photograph import Photograph
+from reldepth_jax.types import Sample, Source
 
 
 @dataclasses.dataclass(frozen=True)

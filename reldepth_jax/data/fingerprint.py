@@ -7,10 +7,10 @@ longer than what it protects from happens. Prepared shards give the number only.
 import hashlib
 from typing import Any
 
-from reldepth_jax.conventions import Source
-from reldepth_jax.data.records import Selected, relative_name
+from reldepth_jax.data.reading.records import Selected, relative_name
 from reldepth_jax.data.selection import Subset
-from reldepth_jax.data.tolerant import Tolerant
+from reldepth_jax.data.unreadable import Tolerant
+from reldepth_jax.types import Source
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

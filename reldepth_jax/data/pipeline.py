@@ -12,12 +12,12 @@ import numpy as np
 from absl import flags
 
 from reldepth_jax.config import Choice, Config
-from reldepth_jax.conventions import Source, Split
 from reldepth_jax.data.cropping import Deferred, Unread
 from reldepth_jax.data.selection import Subset, has_instances
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Source, Split
 
 
 def make_source(config: Config, split: Split) -> Source:

@@ -10,8 +10,8 @@ import functools
 import numpy as np
 from jaxtyping import Int64
 
-from reldepth_jax.conventions import Sample, Source
 from reldepth_jax.data.cropping import ChooseCrop, read_crop
+from reldepth_jax.types import Sample, Source
 
 
 def fixed_order(count: int) -> Int64[np.ndarray, "count"]:

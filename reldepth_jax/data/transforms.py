@@ -10,10 +10,10 @@ from jaxtyping import Int, Int32
 from PIL import Image
 
 from reldepth_jax.config import LabelNoise
-from reldepth_jax.conventions import UNKNOWN, Sample
 from reldepth_jax.data.cropping import Crop, Unread, cut_out, scaled
 from reldepth_jax.data.label_noise import noisy_depth
-from reldepth_jax.data.records import NO_PAIRS
+from reldepth_jax.data.reading.records import NO_PAIRS
+from reldepth_jax.types import UNKNOWN, Sample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reldepth_jax.conventions import Batch
 from reldepth_jax.ops.alignment import least_squares, median_mad, unit_range
 from reldepth_jax.ops.normalise import relative_disparity
+from reldepth_jax.types import Batch
 
 
 def aligned_residual(

@@ -18,10 +18,10 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.aligned import aligned_residual, mean_of_images
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Pairs
 
 
 @LOSSES.register("gradient_matching")

@@ -12,9 +12,9 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.ops.normalise import normalise_depth
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Pairs
 
 
 @LOSSES.register("l2")

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
-from reldepth_jax.pairs.gather import gather
+from reldepth_jax.ops.gather_pairs import gather
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Pairs
 
 _ABSENT = -1e30
 """In place of minus infinity, whose differences are not defined; below any score that counts."""

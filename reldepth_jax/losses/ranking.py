@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
+from reldepth_jax.ops.gather_pairs import gather
+from reldepth_jax.ops.pair_labels import label
 from reldepth_jax.ops.smallest import smallest
-from reldepth_jax.pairs.gather import gather
-from reldepth_jax.pairs.labels import label
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Pairs
 
 
 def pair_loss(

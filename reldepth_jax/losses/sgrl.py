@@ -21,13 +21,13 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import mean_of_kept, pair_loss
+from reldepth_jax.ops.gather_pairs import gather
 from reldepth_jax.ops.normalise import relative_disparity
-from reldepth_jax.pairs.gather import gather
-from reldepth_jax.pairs.labels import label
+from reldepth_jax.ops.pair_labels import label
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Pairs
 
 _SMALLEST_DISPARITY = 1e-6
 

@@ -18,11 +18,11 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.aligned import aligned_residual, mean_of_images
 from reldepth_jax.ops.smallest import smallest
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Pairs
 
 
 @LOSSES.register("ssi_mse", either_sign=True)

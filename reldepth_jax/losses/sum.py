@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reldepth_jax.config import Choice, Config, override, validate
-from reldepth_jax.conventions import Batch, Loss, Pairs
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import LOSSES
+from reldepth_jax.types import Batch, Loss, Pairs
 
 
 @LOSSES.register("sum")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from reldepth_jax.models.convolution import Conv, convolve
+from reldepth_jax.models.cpu.convolution import Conv, convolve
 
 
 def multiply_adds(network: nnx.Module, height: int, width: int) -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.convolution import Conv, convolve
+from reldepth_jax.models.cpu.convolution import Conv, convolve
 
 Initializer = Callable[..., Any]
 

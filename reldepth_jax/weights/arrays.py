@@ -14,7 +14,7 @@ from flax import nnx
 
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.reldepth_net import build, build_encoder
+from reldepth_jax.models.network import build, build_encoder
 
 Arrays = dict[str, np.ndarray]
 Part = Literal["network", "encoder"]

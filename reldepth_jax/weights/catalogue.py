@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 from reldepth_jax.models.cost import multiply_adds
-from reldepth_jax.presets import Preset
 from reldepth_jax.weights.arrays import abstract, shapes
+from reldepth_jax.weights.presets import Preset
 
 NOTE = (
     "Parameters: as in the published file, with those that take no part in the output. GMAC: 10^9\n"

@@ -6,8 +6,7 @@ import os
 import pathlib
 
 import reldepth_jax
-from reldepth_jax import presets
-from reldepth_jax.weights import packages, published
+from reldepth_jax.weights import packages, presets, published
 from reldepth_jax.weights.arrays import Arrays
 from reldepth_jax.weights.file import CUSTOM, Weights
 from reldepth_jax.weights.tensors import WeightsError, read_tensors

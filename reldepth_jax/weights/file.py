@@ -16,11 +16,11 @@ import safetensors.numpy
 
 import reldepth_jax
 from reldepth_jax import config as config_module
-from reldepth_jax import presets
 from reldepth_jax.config import Config, ModelConfig
-from reldepth_jax.data.io import atomic_write
-from reldepth_jax.data.preprocessing import Preprocessing
+from reldepth_jax.data.images.io import atomic_write
+from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
+from reldepth_jax.weights import presets
 from reldepth_jax.weights.arrays import Arrays, Part, shapes
 from reldepth_jax.weights.published import compare
 from reldepth_jax.weights.tensors import WeightsError, read_tensors

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reldepth_jax import presets
-from reldepth_jax.presets import Preset
+from reldepth_jax.weights import presets
 from reldepth_jax.weights.arrays import Arrays, shapes
+from reldepth_jax.weights.presets import Preset
 from reldepth_jax.weights.tensors import WeightsError
 
 _COUNTER = "num_batches_tracked"

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from reldepth_jax.data.io import printable
+from reldepth_jax.data.images.io import printable
 from reldepth_jax.errors import UserError
 from reldepth_jax.weights.pickles import RefusedPickle, check_archive, check_pickles
 

@@ -1,6 +1,6 @@
 """Training processes that are killed again and again, and what must hold after every kill.
 
-A campaign kills in two ways: at every named point of `reldepth_jax.faults` (the process kills
+A campaign kills in two ways: at every named point of `reldepth_jax.failpoints` (the process kills
 itself there), and at random instants (this process draws a phase and a delay after its beginning).
 After every kill the same command runs again. It must continue at the newest committed step, finish
 in the end, leave nothing unfinished behind, and hold the state of an uninterrupted run, bit for
@@ -28,9 +28,10 @@ from concurrent import futures
 import jax
 import numpy as np
 
-from reldepth_jax import config, runs
-from reldepth_jax.checkpoint import Checkpoints
+from reldepth_jax import config
 from reldepth_jax.config import Config
+from reldepth_jax.run_dir.checkpoints import Checkpoints
+from reldepth_jax.training.state import new_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "tests/kills/config.py"
@@ -293,7 +294,7 @@ def require_clean(workdir: pathlib.Path) -> None:
 def digests(workdir: pathlib.Path, settings: Config | None = None) -> dict[str, str]:
     """Return the SHA-256 of each part of the newest saved state: names, shapes, types, values."""
     settings = settings or config.load(str(ROOT / CONFIG))
-    like = runs.new_state(settings, abstract=True)[1]
+    like = new_state(settings, abstract=True)[1]
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore(like).state
     checkpoints.close()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reldepth_jax.models import fast
+from reldepth_jax.models.cpu import winograd_network
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -72,7 +72,7 @@ def gradient_parity(parity: Callable[..., None]) -> Callable[..., None]:
 def take_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `fast_training` take all 3x3 convolutions at stride 1, however small, of two channels."""
     for name in ("CHANNELS", "TILES", "MULTIPLICATIONS"):
-        monkeypatch.setattr(fast, f"_LEAST_{name}_TRAINED", 2)
+        monkeypatch.setattr(winograd_network, f"_LEAST_{name}_TRAINED", 2)
 
 
 @pytest.fixture(autouse=True, scope="session")

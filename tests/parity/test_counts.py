@@ -13,7 +13,7 @@ from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.reldepth_net import build
+from reldepth_jax.models.network import build
 from reldepth_jax.registry import ENCODERS
 from tests.references.torch_efficientnet_lite import TorchEfficientNetLite
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet

@@ -14,7 +14,7 @@ import sklearn.datasets
 from flax import nnx
 from PIL import Image
 
-from reldepth_jax.models.reldepth_net import NORMALISATIONS
+from reldepth_jax.models.network import NORMALISATIONS
 from reldepth_jax.weights import arrays, convert, packages
 from reldepth_jax.weights.tensors import read_tensors
 

@@ -16,9 +16,9 @@ import torch
 from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
-from reldepth_jax.models import fast
 from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.reldepth_net import build
+from reldepth_jax.models.cpu import winograd_network
+from reldepth_jax.models.network import build
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import as_torch, load, randomise
 
@@ -90,7 +90,7 @@ def compare(
         config = ModelConfig(encoder=Choice(encoder), **options)
         model = abstract_network(lambda rngs: build(config, rngs=rngs))
         load(model, module)
-        model = fast.fast_training(model) if winograd else model
+        model = winograd_network.fast_training(model) if winograd else model
         graph, params, stats = nnx.split(
             nnx.view(model, use_running_average=True), nnx.Param, nnx.BatchStat
         )

@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from reldepth_jax import api, presets
 from reldepth_jax.config import ModelConfig
-from reldepth_jax.data.preprocessing import Preprocessing
+from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.inference import networks
 from reldepth_jax.registry import PRESETS
-from reldepth_jax.weights import arrays, convert, file
+from reldepth_jax.weights import arrays, convert, file, presets
 from reldepth_jax.weights.tensors import WeightsError
 from tests.references.torch_midas import MidasV1, MidasV21, MidasV21Small
 from tests.references.torch_sgrl import Sgrl
@@ -56,11 +56,11 @@ def reference(name: str, **quirks: Any) -> nn.Module:
     return module.eval()
 
 
-def converted(path: pathlib.Path, name: str | None = None) -> api.Model:
+def converted(path: pathlib.Path, name: str | None = None) -> networks.Model:
     """Convert a file, write ours, load that: what a user does."""
     ours = path.with_suffix(".ours.safetensors")
     file.write(ours, convert.from_file(path, name))
-    return api.load_model(ours)
+    return networks.load_model(ours)
 
 
 def error(got: Any, expected: np.ndarray) -> float:
@@ -181,11 +181,11 @@ QUIRKS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Callable[[str], tuple[nn.Module, api.Model]]:
+def loaded() -> Callable[[str], tuple[nn.Module, networks.Model]]:
     """Return `get(name)`: the reference and our network with its weights, made once."""
-    made: dict[str, tuple[nn.Module, api.Model]] = {}
+    made: dict[str, tuple[nn.Module, networks.Model]] = {}
 
-    def get(name: str) -> tuple[nn.Module, api.Model]:
+    def get(name: str) -> tuple[nn.Module, networks.Model]:
         if name not in made:
             module = reference(name)
             tensors = {key: value.numpy() for key, value in module.state_dict().items()}
@@ -193,7 +193,7 @@ def loaded() -> Callable[[str], tuple[nn.Module, api.Model]]:
             rename = preset.key_maps[0]
             held = {key: tensors[rename(key)] for key in arrays.shapes(preset.model, "network")}
             states = arrays.to_states(preset.model, "network", held)
-            model = api.Model(preset.model, *states, preset.preprocessing, {})
+            model = networks.Model(preset.model, *states, preset.preprocessing, {})
             assert error(model(images(SMALL)), torch_output(module, images(SMALL))) < TOLERANCE
             made[name] = module, model
         return made[name]
@@ -208,7 +208,7 @@ def test_each_quirk_matters(
     name: str,
     ours: dict[str, Any],
     theirs: dict[str, Any],
-    loaded: Callable[[str], tuple[nn.Module, api.Model]],
+    loaded: Callable[[str], tuple[nn.Module, networks.Model]],
 ):
     module, model = loaded(name)
     if theirs:
@@ -249,7 +249,7 @@ def test_exported_weights_run_in_published_code(
             value = 1 + abs(value)
         held[key] = value.astype(np.float32)
     held[max(key for key in held if key.startswith("head.conv") and key.endswith("bias"))] += 1
-    model = api.Model(config, *arrays.to_states(config, "network", held), Preprocessing(), {})
+    model = networks.Model(config, *arrays.to_states(config, "network", held), Preprocessing(), {})
     path = tmp_path / "exported.safetensors"
     safetensors.torch.save_file(
         {key: torch.tensor(value) for key, value in convert.to_torch(model.weights()).items()},

@@ -17,14 +17,14 @@ import torch
 from flax import nnx
 
 from reldepth_jax.config import Choice, LayerGroup, ModelConfig, OptimConfig
-from reldepth_jax.conventions import Batch, Pairs
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.fast import fast_training
-from reldepth_jax.models.reldepth_net import build
-from reldepth_jax.train.optim import make_optimizer, trained
-from reldepth_jax.train.state import create
-from reldepth_jax.train.step import make_train_step
+from reldepth_jax.models.cpu.winograd_network import fast_training
+from reldepth_jax.models.network import build
+from reldepth_jax.training.optimizer import make_optimizer, trainable
+from reldepth_jax.training.state import create
+from reldepth_jax.training.step import make_train_step
+from reldepth_jax.types import Batch, Pairs
 from tests.references.numpy_losses import ranking_of_maps
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import as_torch, load, randomise
@@ -178,7 +178,7 @@ def test_five_training_steps_agree(
     train_step = jax.jit(
         make_train_step(
             fast_training(model) if winograd else model, loss, given_pairs, optimizer, seed=0,
-            sigma=SIGMA, trained=trained(optim), frozen_statistics=optim.frozen_statistics,
+            sigma=SIGMA, trained=trainable(optim), frozen_statistics=optim.frozen_statistics,
         )
     )  # fmt: skip
     frozen = {name for name in start if optim is FINETUNING and name.startswith("encoder.")}
@@ -195,7 +195,7 @@ def test_five_training_steps_agree(
             losses = train_torch(module, batches, bool(frozen))
             end = {name: value.numpy() for name, value in module.state_dict().items()}
             _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-            state = create(params, stats, optimizer, trained(optim))
+            state = create(params, stats, optimizer, trainable(optim))
             our_losses = []
             for batch in batches:
                 state, metrics = train_step(state, batch)

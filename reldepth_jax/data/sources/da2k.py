@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, io, pair_lists
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.pair_lists import ListedRecords
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files, pair_lists
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.pair_lists import ListedRecords
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 
 def read(root: str) -> ListedRecords:

@@ -18,14 +18,15 @@ import pathlib
 
 import numpy as np
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, io, pair_lists
 from reldepth_jax.data.cropping import ChooseCrop, whole
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.pair_lists import ListedRecords, PairList, Rejected
-from reldepth_jax.data.photograph import Photograph
-from reldepth_jax.data.records import Part, Record, Selected, open_part, select
+from reldepth_jax.data.images import io
+from reldepth_jax.data.images.photograph import Photograph
+from reldepth_jax.data.reading import files, pair_lists
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.pair_lists import ListedRecords, PairList, Rejected
+from reldepth_jax.data.reading.records import Part, Record, Selected, open_part, select
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"test": 74_441}
 """Images of each part as published; of training and validation only the sum is, roughly."""

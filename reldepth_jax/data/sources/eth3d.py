@@ -16,10 +16,10 @@ import os
 import numpy as np
 from PIL import Image
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, io
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.records import (
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import (
     NO_PAIRS,
     Part,
     Record,
@@ -28,6 +28,7 @@ from reldepth_jax.data.records import (
     select,
 )
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"test": 454}
 """Images of each part as published."""

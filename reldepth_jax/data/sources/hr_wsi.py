@@ -17,13 +17,14 @@ import pathlib
 
 import numpy as np
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, io
 from reldepth_jax.data.cropping import ChooseCrop, whole
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.photograph import Photograph
-from reldepth_jax.data.records import FileRecords, Part, Record, Selected, open_part, select
+from reldepth_jax.data.images import io
+from reldepth_jax.data.images.photograph import Photograph
+from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import FileRecords, Part, Record, Selected, open_part, select
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"train": 20378, "val": 400}
 """Images of each part as published."""

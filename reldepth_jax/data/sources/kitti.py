@@ -18,11 +18,12 @@ import pathlib
 
 import numpy as np
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, io
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.records import FileRecords, Part, Record, Selected, select
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import FileRecords, Part, Record, Selected, select
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"test": 161}
 """Images of MiDaS' list; without a list there are 1000."""

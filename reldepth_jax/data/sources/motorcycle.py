@@ -16,10 +16,10 @@ import pathlib
 
 import numpy as np
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import io
-from reldepth_jax.data.files import DataError
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 FOCAL = 994.978
 """Pixels."""

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, hdf5, io
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.records import NO_PAIRS, Part, Record, Selected, open_part, select
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files, hdf5
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import NO_PAIRS, Part, Record, Selected, open_part, select
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"train": 795, "test": 654}
 """Images of each part as published."""

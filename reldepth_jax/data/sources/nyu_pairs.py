@@ -18,12 +18,13 @@ import pathlib
 import numpy as np
 from jaxtyping import Float32
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, hdf5, io, pair_lists
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.pair_lists import ListedRecords, PairList, Rejected
-from reldepth_jax.data.records import Part
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files, hdf5, pair_lists
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.pair_lists import ListedRecords, PairList, Rejected
+from reldepth_jax.data.reading.records import Part
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 LISTS: dict[Part, tuple[str, ...]] = {
     "train": ("750_train_from_795_NYU_MITpaper_train_imgs_800_points_resize_240_320.csv",),

@@ -15,10 +15,10 @@ import struct
 import numpy as np
 from jaxtyping import Float32
 
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import files, io
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.records import (
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import (
     NO_PAIRS,
     Part,
     Record,
@@ -27,6 +27,7 @@ from reldepth_jax.data.records import (
     select,
 )
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"test": 1064}
 """Images of each part as published."""

@@ -10,14 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from reldepth_jax.data.sources.synthetic.raycast import (
-    BALL,
-    BOX,
-    CYLINDER,
-    LEVEL,
-    ROOM,
-    Solids,
-)
+from reldepth_jax.data.sources.synthetic.raycast import BALL, BOX, CYLINDER, LEVEL, ROOM, Solids
 
 # name: (hue, saturation, value ranges; second colour's largest contrast; metres of a texture tile)
 PALETTES = {

@@ -7,7 +7,6 @@ import random
 import numpy as np
 
 from reldepth_jax.config import ConfigError
-from reldepth_jax.conventions import Sample, Split
 from reldepth_jax.data.sources.synthetic import textures
 from reldepth_jax.data.sources.synthetic.indoor import room
 from reldepth_jax.data.sources.synthetic.outdoor import street
@@ -15,6 +14,7 @@ from reldepth_jax.data.sources.synthetic.raycast import LEVEL, ROOM, cast, pixel
 from reldepth_jax.data.sources.synthetic.scene import in_camera
 from reldepth_jax.data.sources.synthetic.shade import photograph
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 SKY = 3000.0
 """Metres: ground beyond is drawn and labelled as sky."""

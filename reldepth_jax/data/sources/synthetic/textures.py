@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from reldepth_jax.conventions import Split
+from reldepth_jax.types import Split
 
 SIZE = 256
 """Texels along a side at the finest level."""

@@ -28,13 +28,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from reldepth_jax.config import ConfigError
-from reldepth_jax.conventions import Sample, Split
-from reldepth_jax.data import io
-from reldepth_jax.data.files import DataError
-from reldepth_jax.data.records import NO_PAIRS, Part, Record, Records, open_part
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import NO_PAIRS, Part, Record, Records, open_part
 from reldepth_jax.data.sources.vizdoom import driver
 from reldepth_jax.data.sources.vizdoom.game import HEIGHT, WIDTH, Frame, Visit
 from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample, Split
 
 COUNTS: dict[Part, int] = {"train": 4000, "val": 500, "test": 500}
 """Frames of each part that are prepared as shards."""

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 
-from reldepth_jax.data.files import DataError
+from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.sources.vizdoom.game import Frame, Visit
 
 PROGRAM = pathlib.Path(__file__).with_name("game.py")

@@ -1,0 +1,242 @@
+"""Checks of single samples: everything is decoded as training does it, and more is looked at."""
+
+import hashlib
+import io as memory
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image
+
+from reldepth_jax.data.checks.findings import Finding, error, from_reader, warning
+from reldepth_jax.data.checks.samples import Samples
+from reldepth_jax.data.images import io
+from reldepth_jax.data.images.io import UnreadableFile
+from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.pair_lists import ListedRecords
+from reldepth_jax.data.reading.records import Record
+from reldepth_jax.metrics.ordinal import PixelPairs, heldout_pairs, relation
+from reldepth_jax.types import Sample
+
+SKY = 255
+"""Of ReDWeb's maps."""
+PAIRS = 200
+"""Pairs of each image from which polarity is judged."""
+_SIGMA = 0.02
+_SKY_SHARE = 0.01
+"""Pixels of the image from which on sky is more than specks."""
+_ORIGINAL = "replace it by the original file"
+_EXIF_ORIENTATION = 274
+
+
+class Facts(NamedTuple):
+    """What the checks over all samples need to know of one."""
+
+    digest: bytes
+    """SHA-256 of the encoded image."""
+    contradicting: int
+    """Pairs whose lower point is the farther one."""
+    compared: int
+    """Pairs of points in different rows and at different depths."""
+    sky: bool
+    """Whether there is infinite depth."""
+    unmeasured: float
+    """Share of pixels without raw depth; NaN where there is no raw map."""
+    truth: bool
+    """Whether there is anything to learn from."""
+
+
+class Header(NamedTuple):
+    """What an image file says of itself."""
+
+    size: tuple[int, int]
+    """Height and width as stored."""
+    orientation: int
+    """EXIF orientation, 1 for none; from 5 on rows and columns are exchanged for display."""
+
+
+def look(samples: Samples, index: int) -> tuple[list[Finding], Facts | None]:
+    """Return what is wrong with a sample, and what to know of it if it can be used."""
+    places = samples.places(index)
+    try:
+        record = samples.records[index]
+        sample = samples.decode(index, record)
+    except UnreadableFile as complaint:
+        return explain(samples, index, complaint), None
+    header = _header(record["image"])
+    shapes = {kind: values.shape for kind, values in record["maps"].items()}
+    findings = sizes(samples, places, header, shapes)
+    if header is not None and header.orientation != 1 and not findings:
+        message = (
+            f"is displayed rotated or mirrored (EXIF orientation {header.orientation}), but labels"
+            " are taken to go with the stored pixels; if they do not, rotate the pixels"
+        )
+        findings.append(warning("exif", places["image"], message))
+    findings += contents(places, record, sample)
+    return findings, _facts(index, record, sample)
+
+
+def explain(samples: Samples, index: int, complaint: UnreadableFile) -> list[Finding]:
+    """Return why a sample cannot be used: all that is wrong with its files, taken one by one."""
+    places, findings = samples.places(index), []
+    header, maps = None, {}
+    path = places["image"]
+    if samples.own_images:
+        try:
+            data = io.read_bytes(path)
+            io.decode_image(data, path)
+            header = _header(data)
+        except UnreadableFile as reason:
+            findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
+    for kind, path in places.items():
+        if kind != "image" and samples.read_map:
+            try:
+                maps[kind] = samples.read_map(path)
+            except UnreadableFile as reason:
+                findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
+    for kind, values in maps.items():
+        if values.dtype != samples.maps[kind]:
+            message = f"has {values.dtype} values, not {samples.maps[kind]}; {_ORIGINAL}"
+            findings.append(error("map type", places[kind], message))
+    shapes = {kind: values.shape for kind, values in maps.items()}
+    findings += sizes(samples, places, header, shapes)
+    if header is not None and isinstance(samples.records, ListedRecords):
+        findings += stated_size(samples.records, index, header)
+    if not findings:
+        findings.append(from_reader("content", places["image"], complaint, _ORIGINAL))
+    return findings
+
+
+def sizes(
+    samples: Samples,
+    places: dict[str, str],
+    header: Header | None,
+    shapes: dict[str, tuple[int, ...]],
+) -> list[Finding]:
+    """Compare the maps' sizes with the image's."""
+    findings = []
+    if header is None:
+        return []
+    for kind, shape in shapes.items():
+        if shape == header.size:
+            continue
+        if header.orientation >= 5 and _fits(shape, header.size[::-1]):
+            findings.append(_displayed(places["image"], header, f"its {kind} map"))
+        elif samples.resizes and _fits(shape, header.size):
+            message = f"{_size(shape)} pixels, the image has {_size(header.size)}: it is resized"
+            remedy = "by nearest neighbour; nothing to do if it was published so"
+            findings.append(warning("size", places[kind], f"{message} {remedy}"))
+        else:
+            message = f"{_size(shape)} pixels do not go with the image's {_size(header.size)}"
+            findings.append(error("size", places[kind], f"{message}; take both from one archive"))
+    return findings
+
+
+def stated_size(records: ListedRecords, index: int, header: Header) -> list[Finding]:
+    """Compare the size that a list states with the image's."""
+    if records.sizes is None:
+        return []
+    height, width = records.sizes[index].tolist()
+    if header.size == (height, width):
+        return []
+    if header.orientation >= 5 and header.size == (width, height):
+        return [_displayed(records.paths[index], header, "the list")]
+    message = (
+        f"{_size(header.size)} pixels, but the list says {width}x{height}; take image and list from"
+        " one publication, without resizing"
+    )
+    return [error("size", records.paths[index], message)]
+
+
+def contents(places: dict[str, str], record: Record, sample: Sample) -> list[Finding]:
+    """Judge the values of a sample that can be decoded."""
+    findings = []
+    maps = record["maps"]
+    if "valid" in maps and not np.isin(maps["valid"], (0, 255)).all():
+        message = f"holds values other than 0 and 255; those above 0 count as valid; {_ORIGINAL}"
+        findings.append(warning("mask", places["valid"], message))
+    if "rd" in maps:
+        findings += sky(maps["rd"], places["rd"])
+    if maps and not sample["mask"].any():
+        message = f"leaves no valid pixel, the image teaches nothing; {_ORIGINAL}, or remove it"
+        findings.append(warning("ground truth", list(places.values())[-1], message))
+    elif maps and _is_constant(sample["depth"][sample["mask"]]):
+        message = f"is the same everywhere, the image teaches nothing; {_ORIGINAL}, or remove it"
+        findings.append(warning("constant", list(places.values())[1], message))
+    return findings
+
+
+def sky(rd: Shaped[np.ndarray, "h w"], path: str) -> list[Finding]:
+    """Tell whether most of the sky of a map of ReDWeb lies in the lower half."""
+    is_sky = rd == SKY
+    lower = np.count_nonzero(is_sky[len(rd) // 2 :])
+    total = np.count_nonzero(is_sky)
+    if total < _SKY_SHARE * rd.size or 2 * lower <= total:
+        return []
+    message = (
+        f"{lower / total:.0%} of its sky ({SKY}) lies in the lower half; look at the picture: is"
+        " the map upside down, or inverted?"
+    )
+    return [warning("sky", path, message)]
+
+
+def _is_constant(values: Shaped[np.ndarray, "n"]) -> bool:
+    return bool((values == values[0]).all())
+
+
+def _facts(index: int, record: Record, sample: Sample) -> Facts:
+    depth, mask = sample["depth"], sample["mask"]
+    annotated = sample.get("pairs")
+    is_finite = mask & np.isfinite(depth)
+    width = depth.shape[1]
+    if annotated is not None and len(annotated):
+        rows = annotated.astype(np.int64)
+        pairs = PixelPairs(rows[:, 0] * width + rows[:, 1], rows[:, 2] * width + rows[:, 3])
+        related = annotated[:, 4]
+    else:
+        # Without sky: its place is right in maps, too, in which the rest is inverted.
+        pairs = heldout_pairs(is_finite, seed=0, index=index, count=PAIRS)
+        flat = depth.reshape(-1)
+        related = relation(flat[pairs.first], flat[pairs.second], _SIGMA)
+    lower = np.sign(pairs.first // width - pairs.second // width)
+    compared = (lower != 0) & (related != 0)
+    raw = record["maps"].get("raw")
+    return Facts(
+        digest=hashlib.sha256(record["image"]).digest(),
+        contradicting=int(np.count_nonzero(compared & (lower == related))),
+        compared=int(np.count_nonzero(compared)),
+        sky=bool((mask & np.isinf(depth)).any()),
+        unmeasured=math.nan if raw is None else float(np.mean(raw == 0)),
+        truth=bool(mask.any()) or len(pairs.first) > 0,
+    )
+
+
+def _header(data: bytes) -> Header | None:
+    try:
+        with Image.open(memory.BytesIO(data)) as image:
+            width, height = image.size
+            return Header((height, width), image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        # Damaged EXIF; the pixels are decoded without it.
+        return None
+
+
+def _fits(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    try:
+        files.fit_to_image(np.broadcast_to(np.uint8(0), shape), (size[0], size[1]), "")
+    except UnreadableFile:
+        return False
+    return True
+
+
+def _displayed(path: str, header: Header, what: str) -> Finding:
+    message = (
+        f"stored {_size(header.size)}, and {what} fits only as it is displayed (EXIF orientation"
+        f" {header.orientation}); rotate the pixels and remove the tag"
+    )
+    return error("exif", path, message)
+
+
+def _size(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,211 @@
+"""The examination of one data set, from finding its files to the contact sheet."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from reldepth_jax.data.checks import contact_sheet, each_sample, lists, whole_set
+from reldepth_jax.data.checks.findings import Finding, error, warning
+from reldepth_jax.data.checks.samples import Samples, archives, in_arrays, in_folders, reader
+from reldepth_jax.data.checks.whole_set import Seen
+from reldepth_jax.data.images import io
+from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.records import Part
+from reldepth_jax.data.selection import fixed_order, held_out
+from reldepth_jax.errors import UserError
+from reldepth_jax.registry import did_you_mean
+
+DATA_SETS: dict[str, tuple[str, tuple[Part, ...]]] = {
+    "da2k": ("DA2K", ("test",)),
+    "diw": ("DIW", ("train", "val", "test")),
+    "eth3d": ("ETH3D", ("test",)),
+    "hr_wsi": ("HRWSI", ("train", "val")),
+    "kitti": ("Kitti", ("test",)),
+    "nyu_depth_v2": ("NYUDepthV2", ("train", "test")),
+    "nyu_pairs": ("NYUPairs", ("train", "val", "test")),
+    "redweb": ("ReDWeb", ("train",)),
+    "sintel": ("Sintel", ("test",)),
+    "tum": ("TUM", ("test",)),
+}
+"""Class and parts of every data set that can be examined; the names are those of the readers."""
+_ROWS = 8
+_BATCH = 64
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+@dataclasses.dataclass
+class Examination:
+    """Examines the original folder of a data set.
+
+    Raises DataError when made: no such data set, no such folder.
+    """
+
+    name: str
+    root: str
+    sample: int = 0
+    """Samples of each part that are looked at, a fixed choice; 0: all."""
+    partial: bool = False
+    """Whether fewer images than published, and missing parts, are meant to be so."""
+    threads: int = 1
+    against: Sequence[tuple[str, str]] = ()
+    """Name and folder of data sets with which no image may be shared."""
+    looked_at: int = 0
+    """Samples so far."""
+
+    def __post_init__(self):
+        for name, root in [(self.name, self.root), *self.against]:
+            if name not in DATA_SETS:
+                raise DataError(
+                    f"{name!r} is not a data set that can be checked."
+                    f"{did_you_mean(name, DATA_SETS)} Known: {', '.join(DATA_SETS)}"
+                )
+            if not pathlib.Path(root).is_file():
+                files.require_folder(root, name)
+        self._marked: list[tuple[Samples, int, str]] = []
+        self._clean: list[tuple[Samples, int, str]] = []
+
+    def findings(self, progress: Progress | None = None) -> Iterator[Finding]:
+        """Yield whatever is wrong, as it is found."""
+        # What several parts share is found in each.
+        known: set[Finding] = set()
+        for finding in self._findings(progress):
+            if finding not in known:
+                known.add(finding)
+                yield finding
+
+    def _findings(self, progress: Progress | None) -> Iterator[Finding]:
+        if pathlib.Path(self.root).is_file():
+            yield error("archive", self.root, "is a file, not a folder; extract it first")
+            return
+        parts = []
+        for samples, found in _parts(self.name, self.root, self.partial):
+            yield from found
+            if samples is not None:
+                parts.append(samples)
+                count = len(samples.records)
+                published = getattr(reader(self.name), "COUNTS", {}).get(samples.part)
+                published = None if self.partial else published
+                yield from whole_set.counts(samples.part, count, published, self.root)
+        chosen = [
+            (samples, int(index))
+            for samples in parts
+            for index in _chosen(len(samples.records), self.sample)
+        ]
+        splits = {samples.part: _splits(self.name, samples, parts) for samples in parts}
+        seen = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            # In batches: what waits to be yielded stays small, and Ctrl-C is heard.
+            for start in range(0, len(chosen), _BATCH):
+                batch = chosen[start : start + _BATCH]
+                looks = pool.map(lambda one: each_sample.look(*one), batch)
+                for (samples, index), (found, facts) in zip(batch, looks, strict=True):
+                    yield from found
+                    self._keep(samples, index, found)
+                    if facts is not None:
+                        split = splits[samples.part](index)
+                        seen.append(Seen(split, samples.places(index)["image"], facts))
+                self.looked_at = start + len(batch)
+                if progress:
+                    progress(self.looked_at, len(chosen))
+        yield from whole_set.duplicates(seen)
+        yield from whole_set.polarity(self.name, seen, self.root)
+        yield from whole_set.sky(self.name, seen, self.root)
+        yield from whole_set.raw(seen, self.root)
+        yield from whole_set.ground_truth(seen, self.root)
+        for name, root in self.against:
+            yield from whole_set.overlap(seen, _digests(name, root, self.threads))
+
+    def contact_sheet(self) -> Any:
+        """Return samples with findings, then others, as a picture (h w 3, uint8); None for none."""
+        return contact_sheet.draw((self._marked + self._clean)[:_ROWS], self.root)
+
+    def _keep(self, samples: Samples, index: int, found: list[Finding]) -> None:
+        kept = self._marked if found else self._clean
+        if len(kept) < _ROWS:
+            kept.append((samples, index, "; ".join(f"{f.check}: {f.message}" for f in found)))
+
+
+def _parts(name: str, root: str, partial: bool) -> Iterator[tuple[Samples | None, list[Finding]]]:
+    """Yield the samples of every part, and what is wrong with their files."""
+    kind_name, parts = DATA_SETS[name]
+    kind = getattr(reader(name), kind_name)
+    missing = []
+    for part in parts:
+        if name == "da2k":
+            yield lists.in_annotations(root)
+        elif name in ("nyu_depth_v2", "tum"):
+            yield in_arrays(name, kind, root, part)
+        elif name in ("diw", "nyu_pairs"):
+            samples, found = lists.in_lists(name, kind, root, part)
+            if samples is None and not found:
+                missing.append(part)
+            yield samples, found
+        elif name == "hr_wsi" and partial and part == "val" and not _hr_wsi_val(root):
+            continue
+        else:
+            yield in_folders(name, kind, root, part)
+    # Validation images are held out where no list has them.
+    lacking = [part for part in missing if not (name == "diw" and part == "val")]
+    if len(missing) == len(parts):
+        message = "there is no list of any part; give the folder that holds the extracted archives"
+        yield None, [error("list", root, message), *archives(pathlib.Path(root))]
+    elif lacking and not partial:
+        message = "is not here; extract its archive, or pass --partial if that is meant"
+        # There is no training without these two.
+        yield (
+            None,
+            [
+                (warning if part == "test" else error)("counts", root, f"the {part} list {message}")
+                for part in lacking
+            ],
+        )
+
+
+def _hr_wsi_val(root: str) -> bool:
+    folder = pathlib.Path(root)
+    return (folder / "val").is_dir() or (folder / "HR-WSI" / "val").is_dir()
+
+
+def _chosen(count: int, sample: int) -> list[int]:
+    order = fixed_order(count)[: sample or count]
+    return sorted(order.tolist())
+
+
+def _splits(name: str, samples: Samples, parts: list[Samples]) -> Callable[[int], str]:
+    """Return what tells whether a sample trains, validates or tests."""
+    validation = getattr(getattr(reader(name), DATA_SETS[name][0]), "validation", 0)
+    has_val = any(other.part == "val" for other in parts)
+    if samples.part != "train" or has_val or len(samples.records) <= validation:
+        return lambda index: samples.part
+    held = set(held_out(len(samples.records), validation).tolist())
+    return lambda index: "val" if index in held else "train"
+
+
+def _digests(name: str, root: str, threads: int) -> dict[bytes, str]:
+    """Return where the images of a data set are, by SHA-256; unreadable ones are left out."""
+
+    def digest(one: tuple[Samples, int]) -> tuple[bytes, str]:
+        samples, index = one
+        path = samples.places(index)["image"]
+        try:
+            if samples.own_images:
+                data = io.read_bytes(path)
+            else:
+                data = samples.records[index]["image"]
+        except UserError:
+            data = b""
+        return hashlib.sha256(data).digest(), f"{io.printable(path)} ({name} {samples.part})"
+
+    found: dict[bytes, str] = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for samples, _ in _parts(name, root, True):
+            if samples is not None:
+                found |= pool.map(digest, [(samples, i) for i in range(len(samples.records))])
+    found.pop(hashlib.sha256(b"").digest(), None)
+    return found

@@ -1,0 +1,1 @@
+"""Photographs and maps: decoding, orientation, resizing, writing."""

@@ -1,0 +1,1 @@
+"""Prepared shards: the samples of a data set in a few large files."""

@@ -1,9 +1,0 @@
-"""The data doctor: what is wrong with a data set, before training finds out.
-
-`Examination` yields `Finding`s; scripts/check_data.py prints them.
-"""
-
-from reldepth_jax.doctor.examine import DATA_SETS, Examination
-from reldepth_jax.doctor.findings import Finding
-
-__all__ = ["DATA_SETS", "Examination", "Finding"]

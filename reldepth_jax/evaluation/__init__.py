@@ -1,0 +1,1 @@
+"""How well a network orders points: held-out pairs, published protocols, comparisons."""

@@ -1,0 +1,1 @@
+"""Networks with weights, and photographs through them."""

@@ -1,0 +1,192 @@
+"""Networks with weights, for other programs: `model = reldepth_jax.load_model("x.safetensors")`."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from reldepth_jax import runtime
+from reldepth_jax.config import ModelConfig
+from reldepth_jax.data.images.geometry import STRIDE
+from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.errors import UserError
+from reldepth_jax.inference.predictor import Predictor
+from reldepth_jax.models.abstract import abstract_network
+from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
+from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
+from reldepth_jax.weights import arrays
+from reldepth_jax.weights.file import Weights, read, write
+from reldepth_jax.weights.from_run import load_run
+from reldepth_jax.weights.tensors import WeightsError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its weights and the preprocessing that belongs to them."""
+
+    config: ModelConfig
+    params: nnx.State = dataclasses.field(repr=False)
+    stats: nnx.State = dataclasses.field(repr=False)
+    preprocessing: Preprocessing
+    provenance: Mapping[str, str]
+    fast: bool = False
+    """On CPU, use Winograd convolutions: about half the time, 4 times the memory for weights, and
+    rounding errors as between runtimes (`reldepth_jax.models.cpu.winograd_network`)."""
+
+    @property
+    def larger_is(self) -> Literal["farther", "nearer"]:
+        """The sign of what `__call__` and `predict` return; "nearer": inverse depth."""
+        return "farther" if self.config.output == "depth" else "nearer"
+
+    @property
+    def step(self) -> int:
+        """The training step of a run's network, 0 of a published one."""
+        return int(self.provenance.get("step", "0"))
+
+    def __call__(self, images: Array | np.ndarray) -> Float[Array, "b h w"]:
+        """Return the raw output of the network for float32 RGB images in [0, 1], or uint8 ones.
+
+        The network's own normalisation is applied. Each new shape compiles once. `larger_is` tells
+        the sign.
+
+        Args:
+          images: (b, h, w, 3); h and w are multiples of 32.
+
+        Raises UserError for another shape or type, and for arrays of NumPy with values below -1 or
+        above 2, farther from [0, 1] than the overshoot of a cubic kernel.
+        """
+        if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+            raise UserError(f"images must be (b, h, w, 3), got {images.shape}")
+        if images.shape[1] % STRIDE or images.shape[2] % STRIDE:
+            raise UserError(
+                f"height and width must be multiples of {STRIDE}, got"
+                f" {images.shape[1]}x{images.shape[2]}; predict() takes images of any size"
+            )
+        is_float = jnp.issubdtype(images.dtype, jnp.floating)
+        if not is_float and images.dtype != np.uint8:
+            raise UserError(f"images must be float32 in [0, 1], or uint8, got {images.dtype}")
+        if is_float and isinstance(images, np.ndarray):
+            low, high = images.min(), images.max()
+            if low < -1 or high > 2:
+                raise UserError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
+        return self._forward(runtime.ready(jax.device_put(images)))
+
+    def predict(self, image: np.ndarray) -> Float32[np.ndarray, "h w"]:
+        """Return the map of an image of any size, preprocessed as the original does.
+
+        `larger_is` tells its sign. It has no unit: its values are comparable within one image.
+
+        Args:
+          image: uint8 RGB (h, w, 3), or grey (h, w), which is shown as RGB.
+
+        Raises UserError for anything else.
+        """
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=2)
+        if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
+            raise UserError(
+                f"the image must be uint8 RGB (h, w, 3), got {pixels.dtype} {np.shape(image)};"
+                " reldepth_jax.data.io.read_image makes that of a file"
+            )
+        score = self.predictor()(pixels)
+        return score if self.larger_is == "farther" else -score
+
+    def predictor(self, size: int = 0) -> Predictor:
+        """Return the function from images to scores, which grow with distance.
+
+        Args:
+          size: instead of the preprocessing's own; 0: that.
+
+        Raises UserError if the preprocessing cannot have that size.
+        """
+        preprocessing = self.preprocessing
+        if size:
+            try:
+                preprocessing = dataclasses.replace(preprocessing, size=size)
+            except UserError as error:
+                raise UserError(f"images of size {size}: {error}") from None
+        sign = np.float32(1 if self.larger_is == "farther" else -1)
+
+        def score(images: np.ndarray) -> np.ndarray:
+            return sign * np.asarray(self(images))
+
+        return Predictor(score, preprocessing)
+
+    def weights(self) -> Weights:
+        """Return the arrays under their names, with what they are."""
+        return Weights(
+            model=self.config,
+            preprocessing=self.preprocessing,
+            arrays=arrays.from_state(self.params, self.stats),
+            provenance=self.provenance,
+        )
+
+    @functools.cached_property
+    def _forward(self) -> Callable[..., Float[Array, "b h w"]]:
+        params = self.params
+        if self.fast:
+            params = jax.jit(functools.partial(fast_params, _network(self.config)))(params)
+        return functools.partial(_compiled(self.config, self.fast), params, self.stats)
+
+
+def _network(config: ModelConfig) -> RelDepthNet:
+    return abstract_network(lambda rngs: build(config, rngs=rngs))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b h w"]]:
+    """Return (params, stats, images) -> raw output, compiled once for all weights of a process."""
+    network = fast_network(_network(config)) if fast else _network(config)
+    graph = graph_definition(network, training=False)
+
+    def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
+        return nnx.merge(graph, params, stats).raw(as_float(images).astype(jnp.float32))
+
+    return jax.jit(forward, compiler_options=runtime.compiler_options() if fast else None)
+
+
+def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:
+    """Load a file of weights (see `scripts/convert_weights.py`), or a run directory's newest.
+
+    `fast` as in `Model`. Raises WeightsError or RunError, in one line, if that is not what is
+    there.
+    """
+    if pathlib.Path(path).is_dir():
+        return from_run(path, fast=fast)
+    held = read(path)
+    if held.part != "network":
+        raise WeightsError(
+            f"{path}: holds an encoder ({held.architecture}) without a decoder: train it, with"
+            f" --config.init_from={path} --config.init_part=encoder"
+        )
+    states = arrays.to_states(held.model, held.part, held.arrays)
+    return Model(held.model, *states, held.preprocessing, held.provenance, fast)
+
+
+def from_run(
+    workdir: str | os.PathLike[str],
+    step: int | Literal["best"] | None = None,
+    *,
+    fast: bool = False,
+) -> Model:
+    """Load the network of a run directory at `step` (default: the newest checkpoint)."""
+    run = load_run(workdir, step)
+    told = {"run": os.fspath(workdir), "step": str(run.step)}
+    if run.config.init_from:
+        told["started_from"] = run.config.init_from
+    preprocessing = Preprocessing(size=run.config.prediction_size)
+    return Model(run.config.model, run.params, run.stats, preprocessing, told, fast)
+
+
+def save_model(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a network to one `.safetensors` file, whole or not at all."""
+    write(path, model.weights())

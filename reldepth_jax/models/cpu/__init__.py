@@ -1,0 +1,1 @@
+"""Hand-written forms of convolutions for CPU."""

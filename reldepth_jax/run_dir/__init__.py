@@ -1,0 +1,1 @@
+"""The run directory: its layout, lock, history, checkpoints, and what inspects them."""

@@ -1,0 +1,54 @@
+"""The lock of a run directory: one job at a time, checked before anything is computed."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+
+from reldepth_jax.errors import UserError
+
+LOCK = "run.lock"
+
+
+class BusyError(UserError):
+    """Another job trains in the run directory."""
+
+    exit_code = 4
+
+
+class WorkdirError(UserError):
+    """A run directory that cannot be written to."""
+
+    exit_code = 6
+
+
+@contextlib.contextmanager
+def own(workdir: pathlib.Path) -> Iterator[None]:
+    """Make the directory and hold its lock; the system frees it when the process ends, anyhow.
+
+    Raises BusyError that names the holder, WorkdirError for a directory that cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / LOCK, "a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkdirError(f"{workdir} cannot be written to: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "an unknown process"
+            raise BusyError(
+                f"{workdir} is in use by {holder}; wait, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            raise WorkdirError(f"{workdir} cannot be locked: {error.strerror}") from None
+        lock.truncate(0)
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+        lock.flush()
+        yield

@@ -1,0 +1,28 @@
+"""What the bits of results depend on beside the configuration: versions, devices, cores."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jaxlib.version
+
+
+def numerics() -> dict[str, str]:
+    """Return what the bits of results depend on beside the configuration."""
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
+        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + processes,
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0),
+    }
+
+
+def numerics_changed(facts: Mapping[str, Any]) -> str:
+    """Return how this process differs from the one that saved, empty if it does not."""
+    return ", ".join(
+        f"{name} {facts[name]} -> {value}"
+        for name, value in numerics().items()
+        if name in facts and facts[name] != value
+    )

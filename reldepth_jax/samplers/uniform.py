@@ -1,0 +1,61 @@
+"""Random point pairs, uniform over the valid pixels of each image.
+
+Source: Xian et al., CVPR 2018, Section 4.1: "3K point pairs" an image, drawn anew in every
+iteration. Axes: b h w, n pairs.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from reldepth_jax.errors import UserError
+from reldepth_jax.registry import PAIR_SAMPLERS
+from reldepth_jax.samplers.budget import limited
+from reldepth_jax.samplers.masked_draws import mark, nth
+from reldepth_jax.types import Batch, Pairs
+
+
+@PAIR_SAMPLERS.register("uniform")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformPairs:
+    """Both points uniform over the valid pixels, never the same pixel twice in a pair."""
+
+    num_pairs: int = 3000
+    padded_to: int = 0
+    """Draw so many instead, of which the first `num_pairs` count: the pairs, and the shapes, of a
+    step that serves several budgets (see `pairs.budget`). 0: no more than count."""
+
+    def __post_init__(self):
+        if self.num_pairs < 1:
+            raise UserError(f"pairs.num_pairs must be at least 1, got {self.num_pairs}")
+        if self.padded_to and self.padded_to < self.num_pairs:
+            raise UserError(
+                f"pairs.padded_to must be 0 or at least pairs.num_pairs ({self.num_pairs}), got"
+                f" {self.padded_to}"
+            )
+
+    def shared(self) -> tuple["UniformPairs", int | None]:
+        """Return the sampler whose first so many pairs are drawn, one for all budgets."""
+        if not self.padded_to:
+            return self, None
+        return UniformPairs(num_pairs=self.padded_to), self.num_pairs
+
+    def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
+        """Draw `num_pairs` an image; all invalid in an image with fewer than two valid pixels."""
+        mask = batch["mask"].reshape(batch["mask"].shape[0], -1)
+        marked = mark(mask)
+        count = marked.total
+        first_key, step_key = jax.random.split(key)
+        shape = (mask.shape[0], self.padded_to or self.num_pairs)
+        # Ranks among the valid pixels; a step of 1 … count-1 around the ring gives another one.
+        first = jax.random.randint(first_key, shape, 0, jnp.maximum(count, 1))
+        step = jax.random.randint(step_key, shape, 1, jnp.maximum(count, 2))
+        second = (first + step) % jnp.maximum(count, 1)
+        drawn = Pairs(
+            first=nth(marked, first, mask.shape[1]),
+            second=nth(marked, second, mask.shape[1]),
+            valid=jnp.broadcast_to(count >= 2, shape),
+        )
+        return limited(drawn, self.num_pairs) if self.padded_to else drawn

@@ -1,0 +1,122 @@
+"""The next batch, without waiting for it for ever.
+
+A thread keeps one batch ahead of the loop, so that the loop can stop, or complain, while a file
+system hangs. Batches are functions of the step: after a worker process was killed the pipeline is
+opened again at the same step and nothing is lost or repeated.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from reldepth_jax import failpoints
+from reldepth_jax.errors import UserError
+from reldepth_jax.training.preemption import Interrupt
+
+Batch = dict[str, np.ndarray]
+RESTARTS = 3
+
+
+class DataStopped(UserError):
+    """No more batches can be had, in one line."""
+
+    exit_code = 3
+
+
+class Fetcher:
+    """Gives the batches of steps `start`, `start + 1`, …"""
+
+    def __init__(
+        self,
+        open_batches: Callable[[int], Iterator[Batch]],
+        start: int,
+        *,
+        timeout: float,
+        interrupt: Interrupt,
+        warn: Callable[[str], None],
+        reading: Callable[[], str] = lambda: "",
+    ):
+        """Begin at once; `warn` is told of workers that were lost.
+
+        `reading` returns what is being read, if that is known.
+        """
+        self._open, self._step = open_batches, start
+        self._timeout, self._interrupt, self._warn = timeout, interrupt, warn
+        self._reading = reading
+        self._ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises Stopped at an interrupt, DataStopped after `timeout` seconds or `RESTARTS` lost
+        workers, and whatever reading raised.
+        """
+        waited = 0.0
+        while True:
+            try:
+                item = self._ready.get(timeout=0.1)
+            except queue.Empty:
+                self._interrupt.check()
+                waited += 0.1
+                if waited >= self._timeout:
+                    what = self._reading()
+                    raise DataStopped(
+                        f"step {self._step}: no batch for {self._timeout:g} seconds"
+                        f"{', reading ' if what else ''}{what}; is the file system of the data set"
+                        " hanging? data.timeout sets how long to wait"
+                    ) from None
+                continue
+            if isinstance(item, Exception):
+                raise item
+            self._step += 1
+            return item
+
+    def close(self) -> None:
+        """Let the thread end; a batch that it waits for is not waited for."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        step, restarts = self._step, 0
+        batches = None
+        while not self._closed.is_set():
+            failpoints.reach("data")
+            try:
+                if batches is None:
+                    batches = self._open(step)
+                item: Batch | Exception = next(batches)
+                step += 1
+            except Exception as error:
+                if self._closed.is_set():
+                    return
+                if _worker_died(error) and restarts < RESTARTS:
+                    restarts += 1
+                    self._warn(f"step {step}: a data worker died ({_line(error)}); opened again")
+                    batches = None
+                    continue
+                item = error
+                if _worker_died(error):
+                    item = DataStopped(
+                        f"step {step}: data workers died {restarts + 1} times ({_line(error)});"
+                        " probably for lack of memory: lower data.workers or data.prefetch"
+                    )
+            while not self._closed.is_set():
+                try:
+                    self._ready.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, Exception):
+                return
+
+
+def _worker_died(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "exit code" in str(error)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

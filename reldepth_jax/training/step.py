@@ -1,0 +1,145 @@
+"""One optimisation step and one forward pass, as pure functions to be compiled once."""
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, UInt32
+
+from reldepth_jax.models.network import Images, RelDepthNet, as_float, graph_definition
+from reldepth_jax.ops.gather_pairs import gather
+from reldepth_jax.ops.pair_labels import label, with_annotated
+from reldepth_jax.training.optimizer import Trained, everything
+from reldepth_jax.training.state import TrainState
+from reldepth_jax.types import Batch, Loss, Pairs, PairSampler
+
+Metrics = dict[str, Array]
+
+
+def make_train_step(
+    model: RelDepthNet,
+    loss: Loss,
+    sampler: PairSampler,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int | UInt32[Array, ""],
+    sigma: float,
+    trained: Trained = everything,
+    frozen_statistics: Literal["none", "encoder", "all"] = "none",
+    accumulate: int = 1,
+    remat: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return `step(state, batch) -> (state, metrics)`.
+
+    The pairs are those that `sampler` draws from (seed, state.step), and the annotated ones of the
+    batch. A step whose loss or gradient is not finite changes nothing but the step number and the
+    counters of such steps, and says so in `metrics["finite"]`.
+
+    Only the parameters that `trained` selects are differentiated and given to the optimiser, whose
+    state must be of these; `frozen_statistics` as in `graph_definition`.
+
+    The batch is taken in `accumulate` parts, one after the other, and their gradients are averaged:
+    the pairs are the same, but BatchNorm and what the loss says of a batch (the easiest pairs, the
+    weight of an image) see one part. With `remat` only what passes from block to block is kept for
+    the gradient, and each block is computed again.
+
+    Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over
+    1 + sigma) whose order is wrong; grad_norm, of the trained parameters; finite, 1 or 0; skipped
+    and skipped_in_a_row, the counters of the new state.
+    """
+    graph = graph_definition(model, training=True, frozen_statistics=frozen_statistics)
+
+    def forward(
+        params: nnx.State, frozen: nnx.State, stats: nnx.State, images: Images
+    ) -> tuple[Float[Array, "b h w"], nnx.State]:
+        # A copy: BatchNorm writes its statistics, and the outer ones must not be traced.
+        network = nnx.merge(graph, params, frozen, stats, copy=True)
+        for part in (network.encoder, network.decoder):
+            cast(Any, part).remat = remat
+        return network(as_float(images)), nnx.state(network, nnx.BatchStat)
+
+    def objective(
+        params: nnx.State, frozen: nnx.State, stats: nnx.State, batch: Batch, pairs: Pairs
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], nnx.State]]:
+        score, stats = forward(params, frozen, stats, batch["image"])
+        whdr = sampled_whdr(score, batch, pairs, sigma=sigma)
+        return loss(score, batch, pairs), (whdr, stats)
+
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        pairs = with_annotated(sampler(key, batch), batch)
+        learnt, frozen = nnx.split_state(state.params, trained, ...)
+
+        def part(stats: nnx.State, part: tuple[Batch, Pairs]) -> tuple[nnx.State, Any]:
+            (value, (whdr, stats)), grads = value_and_grad(learnt, frozen, stats, *part)
+            return stats, (value, whdr, grads)
+
+        stats, (value, whdr, grads) = _mean_over_parts(
+            part, state.stats, (batch, pairs), accumulate
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, learnt)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        params = cast(nnx.State, optax.apply_updates(learnt, updates))
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, stats, opt_state),
+            (learnt, state.stats, state.opt_state),
+        )
+        bad = 1 - finite.astype(jnp.int32)
+        skipped = state.skipped + bad
+        in_a_row = (state.skipped_in_a_row + 1) * bad
+        metrics = {
+            "loss": value,
+            "whdr": whdr,
+            "grad_norm": grad_norm,
+            "finite": finite.astype(jnp.float32),
+            "skipped": skipped,
+            "skipped_in_a_row": in_a_row,
+        }
+        params, stats, opt_state = kept
+        params = nnx.merge_state(params, frozen)
+        return TrainState(state.step + 1, params, stats, opt_state, skipped, in_a_row), metrics
+
+    return train_step
+
+
+def _mean_over_parts(
+    part: Callable[[nnx.State, Any], tuple[nnx.State, Any]],
+    stats: nnx.State,
+    whole: Any,
+    count: int,
+) -> tuple[nnx.State, Any]:
+    """Return the last statistics and the mean of what `part` returns for `count` parts."""
+    if count == 1:
+        return part(stats, whole)
+    # Every count-th image, so that on several devices each keeps its own ones.
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), whole)
+    first = jax.tree.map(lambda x: x[0], parts)
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, stats, first)[1]
+    )
+
+    def add(carry: tuple[nnx.State, Any], one: Any) -> tuple[tuple[nnx.State, Any], None]:
+        stats, total = carry
+        stats, found = part(stats, one)
+        return (stats, jax.tree.map(jnp.add, total, found)), None
+
+    (stats, total), _ = jax.lax.scan(add, (stats, nothing), parts)
+    return stats, jax.tree.map(lambda x: x / count, total)
+
+
+def sampled_whdr(
+    score: Float[Array, "b h w"], batch: Batch, pairs: Pairs, *, sigma: float
+) -> Float[Array, ""]:
+    """Return the share of wrongly ordered ones among the valid unequal pairs; ties are wrong."""
+    relation, counted = label(batch, pairs, sigma=sigma)
+    score_i, score_j = gather(score, pairs)
+    counted &= relation != 0
+    wrong = counted & ~((score_i - score_j) * relation > 0)
+    return jnp.sum(wrong) / jnp.maximum(jnp.sum(counted), 1)

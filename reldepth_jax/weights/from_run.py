@@ -1,0 +1,59 @@
+"""The trained weights that a run directory holds."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from typing import Literal
+
+from flax import nnx
+
+from reldepth_jax.config import Config
+from reldepth_jax.run_dir.checkpoints import Checkpoints
+from reldepth_jax.run_dir.saved_config import RunError, load_config
+from reldepth_jax.training.state import new_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained network with where it came from."""
+
+    workdir: pathlib.Path
+    config: Config
+    step: int
+    params: nnx.State
+    stats: nnx.State
+
+
+def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None = None) -> Run:
+    """Load a run's configuration and the verified weights of `step` (default: the newest).
+
+    "best" is the checkpoint with the lowest validation WHDR. Only reads, so it may look at a run
+    that is being trained. Raises RunError if the directory, its configuration or the step does not
+    exist, CheckpointError if what is there does not verify.
+    """
+    folder = pathlib.Path(workdir)
+    config = load_config(folder)
+    if config is None:
+        raise RunError(f"{folder}: no config.json here; is this the run directory of a training?")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    found = checkpoints.steps()
+    if not found:
+        raise RunError(f"{folder}: no checkpoint yet")
+    wanted = checkpoints.best() if step == "best" else step
+    if step == "best" and wanted is None:
+        raise RunError(f"{folder}: no checkpoint has a validation score")
+    if wanted is not None and wanted not in found:
+        known = ", ".join(map(str, found))
+        raise RunError(f"{folder}: no checkpoint of step {wanted}; there are: {known}")
+    _, like = new_state(config, abstract=True)
+    restored = checkpoints.restore(like, wanted)
+    for line in restored.set_aside:
+        print(f"{folder}: {line}; using step {restored.record.step}", file=sys.stderr)
+    return Run(
+        folder,
+        config,
+        restored.record.step,
+        restored.state.params,
+        restored.state.stats,
+    )

@@ -1,0 +1,85 @@
+"""Weights that a run starts from: another run's, a file's, or an encoder's from ImageNet."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from flax import nnx
+
+from reldepth_jax.config import Config, ModelConfig
+from reldepth_jax.run_dir.saved_config import RunError
+from reldepth_jax.weights import arrays, convert, file, packages
+from reldepth_jax.weights.arrays import Arrays, Part
+from reldepth_jax.weights.from_run import load_run
+
+
+class Initial(NamedTuple):
+    """Arrays for a whole network or for its encoder."""
+
+    arrays: Arrays
+    part: Part
+    """Which part of the new network they fill."""
+    told: str
+    """Where they are from."""
+
+
+def load(config: Config) -> Initial | None:
+    """Return the weights that `config.init_from` names, None if it names none.
+
+    A run directory, a `.safetensors` file of this package, or `pretrained:NAME`.
+    Raises RunError or WeightsError, in one line, if they do not fit the configured network.
+    """
+    origin = config.init_from
+    if not origin:
+        return None
+    if pathlib.Path(origin).is_dir():
+        run = load_run(origin)
+        held, model, part = arrays.from_state(run.params, run.stats), run.config.model, "network"
+        told = f"{origin}, step {run.step}"
+    else:
+        packaged = origin.startswith(packages.PREFIX)
+        if not packaged and not pathlib.Path(origin).exists():
+            raise RunError(
+                f"init_from {origin}: no such file; give a run directory, a .safetensors file or"
+                f" {packages.PREFIX}NAME"
+            )
+        weights = convert.from_file(origin) if packaged else file.read(origin)
+        held, model, part = weights.arrays, weights.model, weights.part
+        told = f"{origin} ({weights.architecture}, {weights.provenance.get('file', '?')})"
+    if config.init_part == "network" and part == "encoder":
+        raise RunError(
+            f"init_from {origin} holds an encoder only ({model.encoder.name}); set"
+            " init_part=encoder to start the decoder anew"
+        )
+    different = _differences(model, config.model, config.init_part)
+    if different:
+        raise RunError(
+            f"init_from {origin} holds another {config.init_part}: {'; '.join(different)}"
+        )
+    if config.init_part == "encoder" and part == "network":
+        front = "encoder."
+        held = {key.removeprefix(front): v for key, v in held.items() if key.startswith(front)}
+        told += ", the encoder"
+    return Initial(held, config.init_part, told)
+
+
+def fill(
+    initial: Initial, config: ModelConfig, params: nnx.State, stats: nnx.State
+) -> tuple[nnx.State, nnx.State]:
+    """Return parameters and statistics of a new network with those of `initial` in place."""
+    front = "encoder." if initial.part == "encoder" else ""
+    filled = arrays.from_state(params, stats)
+    filled |= {front + key: value for key, value in initial.arrays.items()}
+    return arrays.to_states(config, "network", filled)
+
+
+def _differences(theirs: ModelConfig, ours: ModelConfig, part: Part) -> list[str]:
+    """Return the fields that make them different functions of the same weights."""
+    names = {field.name for field in dataclasses.fields(ModelConfig)} - {"dtype", "init"}
+    if part == "encoder":
+        names = {"encoder", "normalisation"}
+    return [
+        f"model.{name} is {getattr(theirs, name)!r} there and {getattr(ours, name)!r} here"
+        for name in sorted(names)
+        if getattr(theirs, name) != getattr(ours, name)
+    ]

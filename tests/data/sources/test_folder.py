@@ -1,0 +1,240 @@
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reldepth_jax import config
+from reldepth_jax.data.images.io import UnreadableFile
+from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.registry import SOURCES
+
+RNG = np.random.default_rng(0)
+
+
+def add(root: pathlib.Path, name: str, values: np.ndarray, size: tuple[int, int] | None = None):
+    """Write one photograph, whose red channel is the number of files there, and its map."""
+    for folder in ("rgb", "depth"):
+        (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+    red = sum(1 for path in (root / "rgb").rglob("*") if path.is_file())
+    image = np.full((*(size or values.shape), 3), (red, 0, 0), np.uint8)
+    Image.fromarray(image).save(root / "rgb" / f"{name}.png")
+    np.save(root / "depth" / f"{name}.npy", values)
+
+
+def create(root: pathlib.Path, split: str = "test", **options):
+    if split != "train":
+        options = {split: ":"} | options
+    return SOURCES.create("folder", split=split, size=(32, 32), root=str(root), **options)
+
+
+def ten(root: pathlib.Path) -> pathlib.Path:
+    for number in range(10):
+        add(root, f"{number:03}", np.full((4, 5), number + 1.0, np.float32))
+    return root
+
+
+def test_splits_are_disjoint_ranges_in_the_order_of_names(tmp_path):
+    ten(tmp_path)
+    found = {
+        split: [
+            int(sample["image"][0, 0, 0])
+            for source in [SOURCES.create("folder", split=split, size=(1, 1), root=str(tmp_path))]
+            for sample in (source[index] for index in range(len(source)))
+        ]
+        for split in ("train", "val", "test")
+    }
+    assert found == {"train": list(range(8)), "val": [8], "test": [9]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0:3", [0, 1, 2]), ("7:", [7, 8, 9]), (":25%", [0, 1]), ("8:99", [8, 9]), ("95%:", [9])],
+)
+def test_ranges(tmp_path, text, expected):
+    source = create(ten(tmp_path), test=text)
+    assert [source[i]["image"][0, 0, 0] for i in range(len(source))] == expected
+    with pytest.raises(IndexError):
+        source[len(source)]
+
+
+def test_image_and_depth_belong_together(tmp_path):
+    source = create(ten(tmp_path), "train", scale=0.5)
+    for index in range(len(source)):
+        sample = source[index]
+        assert (sample["depth"] == (sample["image"][0, 0, 0] + 1) * 0.5).all()
+        assert sample["depth"].dtype == np.float32
+        assert sample["mask"].all()
+
+
+def test_subfolders_are_searched_and_other_files_ignored(tmp_path):
+    add(tmp_path, "a/x", np.full((4, 4), 1.0))
+    add(tmp_path, "b/c/x", np.full((4, 4), 2.0))
+    (tmp_path / "rgb" / "notes.txt").write_text("hello")
+    (tmp_path / "depth" / ".hidden.png").write_bytes(b"")
+    source = create(tmp_path)
+    assert [source[i]["depth"][0, 0] for i in range(len(source))] == [1, 2]
+
+
+def test_maps_may_lie_inside_the_image_folder(tmp_path):
+    add(tmp_path, "x", np.full((4, 4), 3.0))
+    (tmp_path / "rgb" / "x.png").rename(tmp_path / "x.png")
+    (tmp_path / "rgb").rmdir()
+    assert create(tmp_path, images=".")[0]["depth"][0, 0] == 3
+
+
+FILE_VALUES = np.array([[0.0, 2.0, 4.0, 255.0, np.nan, np.inf, -np.inf, -3.0, -0.0]], np.float32)
+INF = np.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # None: without ground truth.
+        ({}, [None, 2, 4, 255, None, INF, None, None, None]),
+        ({"scale": 0.5, "invalid": (4.0,)}, [None, 1, None, 127.5, None, INF, None, None, None]),
+        ({"scale": 0.5, "offset": 3.0}, [None, 2.5, 3.5, 129, None, INF, None, None, None]),
+        ({"infinity": (255.0,)}, [None, 2, 4, INF, None, INF, None, None, None]),
+        ({"polarity": "disparity"}, [None, 1 / 2, 1 / 4, 1 / 255, *[None] * 5]),
+        (
+            {"polarity": "disparity", "scale": 0.5, "invalid": (255.0,)},
+            [INF, 1, 1 / 2, None, None, None, None, None, INF],
+        ),
+        (
+            {"polarity": "disparity", "infinity": (0.0,)},
+            [INF, 1 / 2, 1 / 4, 1 / 255, None, None, None, None, INF],
+        ),
+    ],
+)
+def test_file_values_become_depth(tmp_path, options, expected):
+    add(tmp_path, "x", FILE_VALUES)
+    sample = create(tmp_path, **options)[0]
+    found = [
+        float(depth) if valid else None
+        for depth, valid in zip(sample["depth"][0], sample["mask"][0], strict=True)
+    ]
+    assert found == [None if value is None else float(np.float32(value)) for value in expected]
+
+
+def test_smaller_map_is_resized_without_new_values(tmp_path):
+    values = RNG.uniform(1, 2, (6, 8)).astype(np.float32)
+    values[2, 3] = 0
+    add(tmp_path, "x", values, size=(12, 16))
+    sample = create(tmp_path)[0]
+    np.testing.assert_array_equal(sample["depth"], values.repeat(2, 0).repeat(2, 1))
+    assert (~sample["mask"]).sum() == 4
+
+
+@pytest.mark.parametrize(("size", "fits"), [((100, 101), True), ((100, 103), False)])
+def test_map_of_another_shape_is_refused_by_name(tmp_path, size, fits):
+    add(tmp_path, "x", np.ones((50, 50)), size=size)
+    source = create(tmp_path)
+    if fits:
+        assert source[0]["depth"].shape == size
+    else:
+        with pytest.raises(UnreadableFile, match=r"x\.npy: 50x50 .* 103x100"):
+            source[0]
+
+
+def test_map_goes_with_the_photograph_as_displayed(tmp_path):
+    add(tmp_path, "x", np.arange(1.0, 13.0).reshape(4, 3))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (4, 3)).save(tmp_path / "rgb" / "x.png", exif=exif)
+    sample = create(tmp_path)[0]
+    assert sample["image"].shape == (4, 3, 3)
+    np.testing.assert_array_equal(sample["depth"], np.arange(1.0, 13.0).reshape(4, 3))
+
+
+def test_source_survives_pickling_and_reads_the_same_twice(tmp_path):
+    source = create(ten(tmp_path), "train")
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy == source
+    for name in ("image", "depth", "mask"):
+        np.testing.assert_array_equal(copy[3][name], source[3][name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": ""}, "root is not set"),
+        ({"root": "nowhere"}, "nowhere/rgb is no folder"),
+        ({"maps": "disparity"}, "disparity is no folder"),
+        ({"maps": "rgb"}, "the same"),
+        ({"scale": 0.0}, "scale must be greater than 0"),
+        ({"test": "first"}, "'first' is not a range"),
+        ({"test": "-3:"}, "not a range"),
+        ({"test": "20:30"}, "'20:30' selects none of the 10 samples"),
+        ({"split": "train", "train": "0:95%"}, "val='80%:90%' share 1 of 10"),
+        ({"split": "train", "train": "0:9", "val": "9:", "test": "8:"}, "'8:' share 1 of 10"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, options, message):
+    ten(tmp_path)
+    arguments = {"split": "test", "root": str(tmp_path)} | options
+    with pytest.raises(DataError, match=message) as caught:
+        SOURCES.create("folder", size=(1, 1), **arguments)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_missing_partners_are_counted_and_named(tmp_path):
+    ten(tmp_path)
+    for number in (1, 3, 5, 7):
+        (tmp_path / "depth" / f"00{number}.npy").unlink()
+    with pytest.raises(DataError, match="4 of 10 photographs have no map: 001, 003, 005, …"):
+        create(tmp_path)
+    for number in (1, 3, 5, 7, 9):
+        (tmp_path / "rgb" / f"00{number}.png").unlink()
+    with pytest.raises(DataError, match="1 of 6 maps have no photograph: 009$"):
+        create(tmp_path)
+
+
+def test_folders_without_a_pair(tmp_path):
+    for name in ("rgb/a.jpg", "depth/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"photographs: 1 files, maps: 1 files"):
+        create(tmp_path)
+
+
+def test_two_photographs_of_one_name_are_refused(tmp_path):
+    ten(tmp_path)
+    (tmp_path / "rgb" / "004.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="two files have one name"):
+        create(tmp_path)
+
+
+def test_unreadable_files_name_themselves(tmp_path):
+    ten(tmp_path)
+    (tmp_path / "rgb" / "002.png").write_bytes(b"oops")
+    (tmp_path / "depth" / "003.npy").write_bytes(b"oops")
+    source = create(tmp_path)
+    with pytest.raises(UnreadableFile, match=r"002\.png"):
+        source[2]
+    with pytest.raises(UnreadableFile, match=r"003\.npy"):
+        source[3]
+
+
+def test_every_option_can_be_set_from_the_command_line():
+    assignments = {
+        "name": "folder",
+        "root": "somewhere",
+        "polarity": "disparity",
+        "scale": "0.001",
+        "invalid": "0,65535",
+        "infinity": "255",
+        "train": "0:40",
+    }
+    changed = config.override(
+        config.Config(), {f"data.source.{name}": value for name, value in assignments.items()}
+    )
+    config.validate(changed)
+    assert changed.data.source.options == {
+        "root": "somewhere",
+        "polarity": "disparity",
+        "scale": 0.001,
+        "invalid": (0.0, 65535.0),
+        "infinity": (255.0,),
+        "train": "0:40",
+    }
