@@ -16,7 +16,7 @@ def _at_the_root(tmp_path_factory: pytest.TempPathFactory):
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     )
-    # Shared between tests, with the scripts that run as subprocesses, and, if set, between sessions.
+    # Shared between tests and with scripts that run as subprocesses; if set, between sessions too.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("xla"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     jax.config.update("jax_compilation_cache_dir", cache)
