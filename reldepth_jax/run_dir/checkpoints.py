@@ -1,4 +1,4 @@
-"""Saving in the background, restoring what verifies, keeping the newest and the best."""
+"""Saving in the background, restoring what verifies, keeping the newest and the best steps."""
 
 import concurrent.futures
 import contextlib
@@ -21,40 +21,43 @@ import orbax.checkpoint as ocp
 
 from reldepth_jax import failpoints
 from reldepth_jax.errors import UserError
+from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.manifest import (
-    CommitRecord,
+    Manifest,
     NewerSchemaError,
     describe,
-    read_record,
+    read_manifest,
     signatures,
-    sync_folder,
+    sync,
     sync_tree,
-    write_record,
+    write_manifest,
 )
 
 T = TypeVar("T")
-# Orbax runs event loops of its own. After a damaged file or a full disk has been reported, they may
-# say the same again, at any later time and at great length.
+# Orbax runs event loops of its own, which may report a damaged file or a full disk again, later and
+# at great length.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
-# As `_path` writes them: nothing else counts.
-_STEP = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
 _STORAGE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE,
 )  # fmt: skip
 _HEADROOM = 1.2
 """Times the size of the arrays must be free before a save begins."""
 _TRASH = ".trash-"
+ASIDE = "bad-"
+"""Begins the names of damaged checkpoints that were set aside."""
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""In the names of what Orbax has begun to write."""
 
 
 class CheckpointError(UserError):
-    """No checkpoint can be restored, in one line."""
+    """No checkpoint can be restored."""
 
     exit_code = 3
 
 
 class StorageError(UserError):
-    """A checkpoint could not be written, in one line."""
+    """A checkpoint could not be written."""
 
     exit_code = 6
 
@@ -63,17 +66,17 @@ class StorageError(UserError):
 class Restored(Generic[T]):
     """A verified state."""
 
-    record: CommitRecord
+    manifest: Manifest
     state: T
-    set_aside: list[str]
-    """What newer checkpoints were passed over, and why."""
+    damaged: list[str]
+    """Newer checkpoints that were not restored, and why."""
 
 
 class Checkpoints:
     """The checkpoints of one run. One process writes; others may read."""
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
-        """Keep the newest `keep` checkpoints and the one with the lowest score."""
+        """Keep the newest `keep` checkpoints and the one with the lowest validation WHDR."""
         # Orbax accepts a relative path, and fails later.
         self._folder = folder.absolute()
         self._keep = keep
@@ -81,28 +84,35 @@ class Checkpoints:
         self._saving: concurrent.futures.Future[None] | None = None
 
     def steps(self) -> list[int]:
-        """Return the committed steps, oldest first; their content is not verified."""
-        stems = (name.removesuffix(".json") for name in self._names() if name.endswith(".json"))
-        return sorted(int(stem) for stem in stems if _STEP.fullmatch(stem))
+        """Return the saved steps, oldest first; their content is not verified."""
+        return layout.saved_steps(self._folder)
 
-    def records(self) -> dict[int, CommitRecord | str]:
-        """Return the record of each committed step, oldest first, or why it cannot be read."""
-        found: dict[int, CommitRecord | str] = {}
+    def manifests(self) -> dict[int, Manifest | str]:
+        """Return the manifest of each saved step, oldest first, or why it cannot be read."""
+        found: dict[int, Manifest | str] = {}
         for step in self.steps():
             try:
-                found[step] = read_record(self._record(step))
+                found[step] = read_manifest(self._manifest(step))
             except ValueError as error:
                 found[step] = str(error)
         return found
 
     def best(self) -> int | None:
-        """Return the committed step with the lowest score, the newest of equals."""
-        scores = {
-            step: record.score
-            for step, record in self.records().items()
-            if isinstance(record, CommitRecord) and record.score is not None
+        """Return the saved step with the lowest validation WHDR, the newest of equals."""
+        whdr = {
+            step: manifest.validation_whdr
+            for step, manifest in self.manifests().items()
+            if isinstance(manifest, Manifest) and manifest.validation_whdr is not None
         }
-        return min(scores, key=lambda step: (scores[step], -step), default=None)
+        return min(whdr, key=lambda step: (whdr[step], -step), default=None)
+
+    def damage(self, step: int) -> str | None:
+        """Read every array of a step; return why it cannot be restored, None if it can."""
+        try:
+            self._verified(step, None)
+        except (_DamagedError, CheckpointError) as error:
+            return str(error)
+        return None
 
     def save(
         self,
@@ -113,10 +123,10 @@ class Checkpoints:
     ) -> None:
         """Copy the state and save it in the background; waits for an earlier save first.
 
-        `then` is told the step and the seconds that it took, in the background, once it is durable.
+        A step that is saved stays as it is. `facts` are those of the manifest. `then` is called in
+        the background with the step and the seconds it took, once it is durable.
 
-        A step that is committed stays as it is. Raises StorageError if the earlier save failed,
-        CheckpointError if its state was not finite.
+        Raises StorageError if the earlier save failed, CheckpointError if its state was not finite.
         """
         self.wait()
         if step in self.steps():
@@ -156,24 +166,24 @@ class Checkpoints:
     def clean(self, announced: set[int]) -> list[str]:
         """Remove what earlier processes left unfinished; only the writer may call it.
 
-        `announced` are steps that were reported as saved: without a record they are damaged, not
+        `announced` are steps that were reported as saved: without a manifest they are damaged, not
         unfinished, and are set aside. Returns what was done, in words.
         """
         done = []
-        committed = {self._record(step).stem for step in self.steps()}
+        saved = {layout.arrays(self._folder, step).name for step in self.steps()}
         for name in self._names():
             if name.startswith(_TRASH):
                 doomed = name.removeprefix(_TRASH).removesuffix(".json")
-                if _STEP.fullmatch(doomed) and doomed not in committed:
+                if layout.is_step(doomed) and doomed not in saved:
                     _remove(self._folder / doomed)
                 _remove(self._folder / name)
         for name in self._names():
             path = self._folder / name
-            unfinished = _STEP.fullmatch(name) and name not in committed and path.is_dir()
+            unfinished = layout.is_step(name) and name not in saved and path.is_dir()
             if unfinished and int(name) in announced:
                 aside = self._set_aside(int(name))
-                done.append(f"checkpoint {name} has lost its record; set aside as {aside}")
-            elif unfinished or ".orbax-checkpoint-tmp" in name:
+                done.append(f"checkpoint {name} has lost its manifest; set aside as {aside}")
+            elif unfinished or _UNFINISHED in name:
                 _remove(path)
                 done.append(f"removed {name}, which was not saved completely")
             elif name.endswith(".json.tmp"):
@@ -192,57 +202,56 @@ class Checkpoints:
         arrays than `like`, or a later version saved it.
         """
         failed: dict[int, str] = {}
-        while True:
-            # Listed anew each time: meanwhile the writer may have saved and deleted.
-            left = set(self.steps() if step is None else [step]) - failed.keys()
-            if not left:
-                break
+        # Listed each time: the writer may have saved and deleted while we read.
+        while left := set(self.steps() if step is None else [step]) - failed.keys():
             number = max(left)
             try:
-                record, state = self._verified(number, like)
+                manifest, state = self._verified(number, like)
             except _DamagedError as error:
                 failed[number] = str(error)
                 continue
-            # What is not there any more the writer has deleted while we read.
+            # The writer has deleted what is no longer there.
             damaged = {one: why for one, why in failed.items() if one in self.steps()}
             if repair:
                 damaged = {
                     one: f"{why} (set aside as {self._set_aside(one)})"
                     for one, why in damaged.items()
                 }
-            return Restored(record, state, [f"step {one}: {why}" for one, why in damaged.items()])
+            return Restored(manifest, state, [f"step {one}: {why}" for one, why in damaged.items()])
         reasons = [f"step {number}: {reason}" for number, reason in failed.items()]
-        bad = {name.removesuffix(".json") for name in self._names() if name.startswith("bad-")}
-        aside = ", ".join(sorted(bad))
-        reasons = reasons or [f"none is left; set aside: {aside}" if aside else "none is left"]
+        bad = {name.removesuffix(".json") for name in self._names() if name.startswith(ASIDE)}
+        aside = f"; set aside: {', '.join(sorted(bad))}" if bad else ""
         raise CheckpointError(
-            f"{self._folder}: no checkpoint can be restored: {'; '.join(reasons)}"
+            f"{self._folder}: no checkpoint can be restored:"
+            f" {'; '.join(reasons) or f'none is left{aside}'}"
         )
 
-    def _verified(self, step: int, like: T) -> tuple[CommitRecord, T]:
+    def _verified(self, step: int, like: Any) -> tuple[Manifest, Any]:
+        """Return manifest and state of a step; without `like` the state has dicts for tuples."""
         try:
-            record = read_record(self._record(step))
+            manifest = read_manifest(self._manifest(step))
         except NewerSchemaError as error:
             raise CheckpointError(f"{self._folder}: step {step} cannot be read: {error}") from None
         except ValueError as error:
             raise _DamagedError(error) from None
-        if record.step != step:
-            raise _DamagedError(f"its record is that of step {record.step}")
-        _require_same_arrays(record, like, step)
+        if manifest.step != step:
+            raise _DamagedError(f"its manifest is that of step {manifest.step}")
+        if like is not None:
+            _require_same_arrays(manifest, like, step)
         failpoints.reach("restore")
         try:
             with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as orbax:
-                state = orbax.restore(self._path(step), like)
+                state = orbax.restore(self._arrays(step), like)
         except Exception as error:  # Orbax raises plain Exception, KeyError and others
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise _DamagedError(f"its arrays cannot be read ({reason[:200]})") from error
-        found = describe(jax.device_get(state))
-        wrong = [path for path, facts in record.arrays.items() if found[path] != facts]
+        found = {_words(path): each for path, each in describe(jax.device_get(state)).items()}
+        wrong = [path for path, each in manifest.arrays.items() if found.get(_words(path)) != each]
         if wrong:
             raise _DamagedError(
                 f"{len(wrong)} of {len(found)} arrays are not what was saved, first {wrong[0]}"
             )
-        return record, state
+        return manifest, state
 
     def _write(
         self, step: int, host: Any, facts: dict[str, Any], then: Callable[[int, float], None]
@@ -253,10 +262,10 @@ class Checkpoints:
             if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
                 name = jax.tree_util.keystr(path)
                 raise CheckpointError(f"step {step} is not saved: {name} is not finite")
+        path = self._arrays(step)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._require_space(host)
-            path = self._path(step)
             if path.exists():
                 _remove(path)
             failpoints.reach("save.arrays")
@@ -266,13 +275,13 @@ class Checkpoints:
                 orbax.save(path, args=ocp.args.StandardSave(host))
             failpoints.reach("save.arrays_done")
             sync_tree(path)
-            sync_folder(self._folder)
-            sync_folder(self._folder.parent)
+            sync(self._folder)
+            sync(self._folder.parent)
             failpoints.reach("save.synced")
             facts["save_seconds"] = time.monotonic() - started
-            write_record(self._record(step), CommitRecord(step, arrays, facts))
+            write_manifest(self._manifest(step), Manifest(step, arrays, facts))
         except Exception as error:
-            # What cleaning up meets on the same disk is no news.
+            # Cleaning up may meet the same error again.
             with contextlib.suppress(OSError):
                 self._discard(step)
             reason = _storage_reason(error)
@@ -281,11 +290,11 @@ class Checkpoints:
             kept = max(self.steps(), default=None)
             rest = "no earlier one is there" if kept is None else f"step {kept} is the newest saved"
             raise StorageError(
-                f"{self._path(step)} cannot be saved: {reason}; {rest}. Free some space or choose"
+                f"{path} cannot be saved: {reason}; {rest}. Free some space or choose"
                 " another --workdir, and run the same command again"
             ) from error
         then(step, facts["save_seconds"])
-        # What cannot be deleted is deleted another time; the save has succeeded.
+        # The save has succeeded; what cannot be deleted now is deleted later.
         with contextlib.suppress(OSError):
             self._retain()
 
@@ -299,9 +308,10 @@ class Checkpoints:
 
     def _discard(self, step: int) -> None:
         """Remove what a failed save left: on a full disk there would be no room for the next."""
-        if not self._record(step).exists():
-            for path in (self._path(step), *self._folder.glob(f"{step:08d}.*")):
-                _remove(path)
+        if not self._manifest(step).exists():
+            path = self._arrays(step)
+            for each in (path, *self._folder.glob(f"{path.name}.*")):
+                _remove(each)
 
     def _retain(self) -> None:
         steps = self.steps()
@@ -309,31 +319,32 @@ class Checkpoints:
         for step in steps:
             if step in kept:
                 continue
-            # The record first: what is being deleted must not count as saved. Until the end it
-            # stays as a mark, for a folder that has lost its record is taken for damaged.
-            mark, trash = (self._folder / f"{_TRASH}{step:08d}{end}" for end in (".json", ""))
-            os.replace(self._record(step), mark)
-            failpoints.reach("retain.record_gone")
+            manifest, arrays = self._manifest(step), self._arrays(step)
+            # The manifest first: what is being deleted must not count as saved. Until the end it
+            # stays as a mark, because a folder that has lost its manifest counts as damaged.
+            mark, trash = (path.with_name(_TRASH + path.name) for path in (manifest, arrays))
+            os.replace(manifest, mark)
+            failpoints.reach("retain.manifest_gone")
             _remove(trash)
-            os.replace(self._path(step), trash)
+            os.replace(arrays, trash)
             failpoints.reach("retain.moved")
             _remove(trash)
             _remove(mark)
         failpoints.reach("retain.done")
 
     def _set_aside(self, step: int) -> str:
-        """Rename a damaged checkpoint and its record; return the new name."""
+        """Rename a damaged checkpoint and its manifest; return the new name."""
         taken = set(self._names())
         name = next(
             name
             for number in itertools.count(1)
-            if not {name := f"bad-{number}-{step:08d}", f"{name}.json"} & taken
+            if not {name := f"{ASIDE}{number}-{step:08d}", f"{name}.json"} & taken
         )
-        # The record last: without one the folder would be taken for unfinished.
-        for path, aside in ((self._path(step), name), (self._record(step), f"{name}.json")):
+        # The manifest last: without one the folder would count as unfinished.
+        for path, aside in ((self._arrays(step), name), (self._manifest(step), f"{name}.json")):
             if path.exists():
                 os.replace(path, self._folder / aside)
-        sync_folder(self._folder)
+        sync(self._folder)
         return name
 
     def _names(self) -> list[str]:
@@ -342,11 +353,16 @@ class Checkpoints:
         except FileNotFoundError:
             return []
 
-    def _path(self, step: int) -> pathlib.Path:
-        return self._folder / f"{step:08d}"
+    def _arrays(self, step: int) -> pathlib.Path:
+        return layout.arrays(self._folder, step)
 
-    def _record(self, step: int) -> pathlib.Path:
-        return self._folder / f"{step:08d}.json"
+    def _manifest(self, step: int) -> pathlib.Path:
+        return layout.manifest(self._folder, step)
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a name beside the checkpoints is that of a save or deletion cut short."""
+    return name.startswith(_TRASH) or _UNFINISHED in name or name.endswith(".json.tmp")
 
 
 class _DamagedError(Exception):
@@ -354,17 +370,22 @@ class _DamagedError(Exception):
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Tell Orbax not to wait for the other processes of a run: one saves and restores for all."""
+    """Let Orbax not wait for the other processes of a run: one saves and restores for all."""
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
     )
 
 
-def _require_same_arrays(record: CommitRecord, like: Any, step: int) -> None:
+def _words(path: str) -> tuple[str, ...]:
+    """Return the parts of a path in a state: `.params['a']` and `['params']['a']` are the same."""
+    return tuple(re.findall(r"\w+", path))
+
+
+def _require_same_arrays(manifest: Manifest, like: Any, step: int) -> None:
     """Raise CheckpointError if the state that is wanted has other arrays: no damage, a mistake."""
     wanted = signatures(like)
-    saved = {path: (shape, dtype) for path, (shape, dtype, _) in record.arrays.items()}
+    saved = {path: (shape, dtype) for path, (shape, dtype, _) in manifest.arrays.items()}
     differing = [
         f"{path}: saved {_show(saved.get(path))}, wanted {_show(wanted.get(path))}"
         for path in sorted(saved.keys() | wanted.keys())

@@ -6,14 +6,14 @@ import pathlib
 import time
 from typing import Any
 
-HISTORY = "history.jsonl"
+from reldepth_jax.run_dir import layout
 
 
 class History:
-    """Appends what happened to a run, one JSON object a line: starts, saves, stops."""
+    """The events of a run."""
 
-    def __init__(self, workdir: pathlib.Path):
-        self._path = workdir / HISTORY
+    def __init__(self, run_dir: pathlib.Path):
+        self._path = run_dir / layout.HISTORY
 
     def add(self, event: str, **facts: Any) -> None:
         """Append an event with the time; what cannot be written is no reason to stop."""
@@ -23,15 +23,23 @@ class History:
             file.write(line + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the events, oldest first; a line that a kill cut short is left out."""
-        try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and "event" in event:
-                    found.append(event)
-        return found
+        """Return the events, oldest first."""
+        return [event for event in json_lines(self._path) if "event" in event]
+
+
+def json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines, none if there is no file.
+
+    A line that a kill cut short is left out. Raises OSError if the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, dict):
+                found.append(values)
+    return found

@@ -1,11 +1,12 @@
 """What a run directory holds and what has happened to it, without touching it.
 
-Only reads: takes no lock and renames nothing, so it may look at a run that is being trained, that
-is half copied or damaged.
+Only reads: takes no lock and renames nothing, so it may look at a run that is being trained, is
+half copied or damaged.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -15,37 +16,35 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import orbax.checkpoint as ocp
-
 from reldepth_jax.errors import UserError
-from reldepth_jax.run_dir.checkpoints import Checkpoints
-from reldepth_jax.run_dir.history import HISTORY, History
-from reldepth_jax.run_dir.lock import LOCK
-from reldepth_jax.run_dir.manifest import CommitRecord, describe
+from reldepth_jax.run_dir import checkpoints as storage
+from reldepth_jax.run_dir import layout
+from reldepth_jax.run_dir.history import History, json_lines
+from reldepth_jax.run_dir.manifest import Manifest
 
-_CONFIG, _CHECKPOINTS = "config.json", "checkpoints"
 _LOG_EVERY = 20
 """Default of `train.log_every`, where there is no configuration to read."""
-_SHORT = (
+_SHOWN = (
     "loss.name", "model.encoder.name", "data.source.name", "data.crop", "data.batch_size",
     "optim.name", "optim.learning_rate", "train.seed", "train.steps",
 )  # fmt: skip
 
 
 class NoRunError(UserError):
-    """A directory that is no run directory, in one line."""
+    """A directory that is no run directory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A committed checkpoint."""
+    """A saved step."""
 
     step: int
     time: float
-    """When it was saved; of the record's file if the history does not know."""
+    """When it was saved; of the manifest's file if the history does not know."""
     size: int
     """Bytes of its arrays on disk."""
     whdr: float | None
+    """Of the validation."""
     damage: str | None
     """Why it cannot be restored, None if nothing is known against it."""
     verified: bool
@@ -59,15 +58,30 @@ class Session:
     start: int
     time: float
     end: str = "killed"
-    """`finished`, `stopped`, `failed`, `running`; `killed` if nothing more was heard of it."""
+    """`finished`, `stopped`, `failed`, `running`; `killed` if the history says nothing of it."""
     step: int | None = None
-    """Where it ended, if it said so."""
+    """Where it ended, if the history says so."""
     reason: str = ""
     saves: list[int] = dataclasses.field(default_factory=list)
     logged: int = 0
-    """Last step in metrics.jsonl, `start` if there is none."""
+    """Last step among the metrics, `start` if there is none."""
     lost: tuple[int, int] | None = None
-    """At least and at most so many steps were computed in vain; None if it ended in order."""
+    """Steps computed in vain, at least and at most; None if it ended in order."""
+
+    def __str__(self) -> str:
+        text = f"started at step {self.start}"
+        if self.saves:
+            count = len(self.saves)
+            text += f", {count} save{'s' * (count > 1)}, the last at step {self.saves[-1]}"
+        if self.end == "running":
+            return f"{text}; running ({self.reason}), step {self.logged} logged"
+        where = "" if self.step is None else f" at step {self.step}"
+        reason = f" ({self.reason})" if self.reason and self.end != "finished" else ""
+        text += f"; {self.end}{where}{reason}"
+        if self.lost is None:
+            return text
+        after = f" after step {self.logged}" if self.logged > self.start else ""
+        return f"{text}{after}: {_range(*self.lost)} lost"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,31 +111,35 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """Yield the report as text."""
-        yield f"{self.workdir}: " + (_short(self.config) or f"no {_CONFIG} that can be read")
+        fields = [f"{path.removesuffix('.name')} {_plain(v)}" for path, v in self.config.items()]
+        yield f"{self.workdir}: " + (", ".join(fields) or f"no {layout.CONFIG} that can be read")
         yield "checkpoints:" if self.checkpoints else "checkpoints: none"
         for each in self.checkpoints:
-            marks = ["damaged: " + each.damage] if each.damage else []
-            marks += ["verified"] if each.verified else []
-            marks += ["newest"] if each is self.checkpoints[-1] else []
-            marks += ["best"] if each.step == self.best else []
-            score = "   –  " if each.whdr is None else f"{each.whdr:6.1%}"
+            marks = [
+                mark
+                for mark, applies in (
+                    (f"damaged: {each.damage}", each.damage),
+                    ("verified", each.verified),
+                    ("newest", each is self.checkpoints[-1]),
+                    ("best", each.step == self.best),
+                )
+                if applies
+            ]
+            whdr = "   –  " if each.whdr is None else f"{each.whdr:6.1%}"
             yield (
-                f"  step {each.step:>8}  {_age(each.time):>7} old  {_size(each.size):>8}"
-                f"  WHDR {score}  {', '.join(marks)}".rstrip()
+                f"  step {each.step:>8}  {_age(each.time):>7} old  {each.size / 1e6:>5.1f} MB"
+                f"  WHDR {whdr}  {', '.join(marks)}".rstrip()
             )
-        for name, what in self.others.items():
-            yield f"  {name}: {what}"
+        yield from (f"  {name}: {what}" for name, what in self.others.items())
         yield "history:" if self.sessions else "history: none"
-        for session in self.sessions:
-            yield f"  {_clock(session.time)}  {_told(session)}"
+        yield from (f"  {_clock(session.time)}  {session}" for session in self.sessions)
         lost = [session.lost for session in self.sessions if session.lost]
         if len(lost) > 1:
             low, high = (sum(bounds) for bounds in zip(*lost, strict=True))
             yield f"  {len(lost)} sessions ended without saving: {_range(low, high)} lost in all"
-        for when, what in self.repairs:
-            yield f"  {_clock(when)}  {what}"
+        yield from (f"  {_clock(when)}  {what}" for when, what in self.repairs)
         first = f", first: {self.bad_samples[0]}" if self.bad_samples else ""
-        yield f"bad samples: {len(self.bad_samples)}{first}"
+        yield f"unreadable samples: {len(self.bad_samples)}{first}"
         yield f"skipped steps: {self.skipped}"
         yield f"the same command {self.next}"
 
@@ -135,33 +153,34 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
     Raises NoRunError for a directory without any sign of a run.
     """
     folder = pathlib.Path(workdir)
-    if not any((folder / name).exists() for name in (_CONFIG, HISTORY, _CHECKPOINTS)):
+    signs = (layout.CONFIG, layout.HISTORY, layout.CHECKPOINTS)
+    if not any((folder / name).exists() for name in signs):
         missing = "" if folder.is_dir() else " (no such directory)"
         raise NoRunError(
-            f"{folder}: no run directory{missing}: neither {_CONFIG}, {HISTORY} nor {_CHECKPOINTS}/"
+            f"{folder}: no run directory{missing}: neither {signs[0]}, {signs[1]} nor {signs[2]}/"
         )
     events = [event for event in History(folder).events() if _usable(event)]
-    lines = [line for line in _json_lines(folder / "metrics.jsonl") if line.get("group") == "train"]
+    trained = [line for line in _lines(folder / layout.METRICS) if line.get("group") == "train"]
     saved_at = {event["step"]: event["time"] for event in events if event["event"] == "saved"}
-    store = Checkpoints(folder / _CHECKPOINTS)
-    records = store.records()
-    checkpoints = list(_saved(folder / _CHECKPOINTS, records, saved_at, verify))
-    config, config_error = _config(folder)
+    store = storage.Checkpoints(folder / layout.CHECKPOINTS)
+    manifests = store.manifests()
+    checkpoints = list(_saved(folder / layout.CHECKPOINTS, store, manifests, saved_at, verify))
+    values, config_error = _config(folder)
     host, running = _holder(folder)
 
     sound = [each.step for each in checkpoints if not each.damage]
-    steps = config.get("train.steps")
+    steps = _at(values, "train.steps")
+    possible = not config_error and bool(sound or not (checkpoints or saved_at))
     if config_error:
-        action, possible = f"would be refused: {config_error}", False
+        action = f"would be refused: {config_error}"
+    elif not possible:
+        action = "would be refused: no checkpoint is left that can be restored"
     elif sound:
         finished = isinstance(steps, int) and sound[-1] >= steps
-        action = f"would continue at step {sound[-1]}"
-        action += ", the last: nothing is left to train" if finished else ""
-        possible = True
-    elif checkpoints or saved_at:
-        action, possible = "would be refused: no checkpoint is left that can be restored", False
+        last = ", the last: nothing is left to train" if finished else ""
+        action = f"would continue at step {sound[-1]}{last}"
     else:
-        action, possible = "would begin at step 0", True
+        action = "would begin at step 0"
     if running:
         action = f"would be refused while {running} trains; after a kill it {action}"
 
@@ -172,106 +191,84 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
         last.reason = running or f"or still running on {host}"
     _count_lost(
         sessions,
-        [int(line["step"]) for line in lines if isinstance(line.get("step"), int)],
+        [line["step"] for line in trained if isinstance(line.get("step"), int)],
         sound[-1] if sound else 0,
-        config.get("train.log_every", _LOG_EVERY),
+        _at(values, "train.log_every") or _LOG_EVERY,
     )
-    newest = next((record for record in reversed(records.values())), None)
-    skipped = newest.facts.get("skipped", 0) if isinstance(newest, CommitRecord) else 0
+    newest = next(reversed(manifests.values()), None)
+    skipped = newest.facts.get("skipped", 0) if isinstance(newest, Manifest) else 0
+    unreadable = {
+        (line.get("source"), line.get("index")): str(line.get("error"))
+        for line in _lines(folder / layout.UNREADABLE)
+    }
     return Report(
         workdir=str(folder),
-        config=config,
+        config={path: value for path in _SHOWN if (value := _at(values, path)) is not None},
         checkpoints=checkpoints,
         best=store.best(),
-        others=_others(folder / _CHECKPOINTS, set(records), set(saved_at), bool(running)),
+        others=_others(folder / layout.CHECKPOINTS, set(manifests), set(saved_at), bool(running)),
         sessions=sessions,
         repairs=[
-            (event["time"], str(event.get("what"))) for event in events
+            (event["time"], str(event.get("what")))
+            for event in events
             if event["event"] in ("damaged", "worker_died")
         ],
-        bad_samples=list({
-            (line.get("source"), line.get("index")): str(line.get("error"))
-            for line in _json_lines(folder / "bad_samples.jsonl")
-        }.values()),
-        skipped=int(lines[-1].get("skipped", skipped) if lines else skipped),
+        bad_samples=list(unreadable.values()),
+        skipped=int(trained[-1].get("skipped", skipped) if trained else skipped),
         holder=running or host,
         next=action,
         ok=possible and len(sound) == len(checkpoints),
-    )  # fmt: skip
+    )
 
 
 def _saved(
     folder: pathlib.Path,
-    records: dict[int, CommitRecord | str],
+    store: storage.Checkpoints,
+    manifests: dict[int, Manifest | str],
     saved_at: dict[int, float],
     verify: bool,
 ) -> Iterator[Saved]:
-    for step, record in records.items():
-        path = folder / f"{step:08d}"
+    for step, manifest in manifests.items():
         size = sum(
-            _stat(os.path.join(parent, name))[0]
-            for parent, _, names in os.walk(path)
+            _stat(os.path.join(parent, name)).st_size
+            for parent, _, names in os.walk(layout.arrays(folder, step))
             for name in names
         )
-        known = isinstance(record, CommitRecord)
-        damage = None if isinstance(record, CommitRecord) else record
-        if damage is None and not size:
-            damage = "its arrays are missing"
-        if verify and isinstance(record, CommitRecord) and damage is None:
-            damage = _compare(path, record)
-        changed = _stat(path.with_suffix(".json"))[1]
+        whdr, damage = None, None
+        if isinstance(manifest, str):
+            damage = manifest
+        else:
+            whdr = manifest.validation_whdr
+            if not size:
+                damage = "its arrays are missing"
+            elif verify:
+                damage = store.damage(step)
+        changed = _stat(layout.manifest(folder, step)).st_mtime
         if damage and not changed:
             # The training that is going on has deleted it meanwhile.
             continue
-        yield Saved(
-            step,
-            saved_at.get(step, changed),
-            size,
-            record.score if known else None,
-            damage,
-            verify and damage is None,
-        )
-
-
-def _compare(path: pathlib.Path, record: CommitRecord) -> str | None:
-    """Return how the arrays on disk differ from what was saved; None if they do not."""
-    try:
-        with ocp.StandardCheckpointer() as orbax:
-            # Without a target: names and shapes are those on disk, named tuples become dicts.
-            state = orbax.restore(path.absolute())
-    except Exception as error:  # Orbax raises plain Exception, KeyError and others
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"its arrays cannot be read ({reason[:200]})"
-    found = {_words(name): facts for name, facts in describe(state).items()}
-    wrong = [name for name, facts in record.arrays.items() if found.get(_words(name)) != facts]
-    if not wrong:
-        return None
-    return f"{len(wrong)} of {len(record.arrays)} arrays are not what was saved, first {wrong[0]}"
-
-
-def _words(name: str) -> tuple[str, ...]:
-    """Return the parts of a path in a state, however it is written."""
-    return tuple(re.findall(r"\w+", name))
+        time_saved = saved_at.get(step, changed)
+        yield Saved(step, time_saved, size, whdr, damage, verify and damage is None)
 
 
 def _others(
-    folder: pathlib.Path, committed: set[int], announced: set[int], running: bool
+    folder: pathlib.Path, saved: set[int], announced: set[int], running: bool
 ) -> dict[str, str]:
     """Return what lies between the checkpoints and is none."""
     found = {}
     left = "being written or deleted" if running else "unfinished, the next start removes it"
     for name in sorted({path.name.removesuffix(".json") for path in folder.glob("*")}):
-        step = int(name) if re.fullmatch(r"[0-9]{8,}", name) else None
-        if step in committed:
+        step = int(name) if layout.is_step(name) else None
+        if step in saved:
             continue
-        if name.startswith("bad-"):
+        if name.startswith(storage.ASIDE):
             found[name] = "damaged and set aside; you may delete it"
         elif step in announced and not running:
-            found[name] = "has lost its record, the next start sets it aside"
-        elif step is not None or ".orbax-checkpoint-tmp" in name or ".trash-" in name:
+            found[name] = "has lost its manifest, the next start sets it aside"
+        elif step is not None or storage.is_leftover(name):
             found[name] = left
         else:
-            found[name] = left if name.endswith(".json.tmp") else "not ours, ignored"
+            found[name] = "not ours, ignored"
     return found
 
 
@@ -297,8 +294,8 @@ def _count_lost(
 ) -> None:
     """Fill in which step each session logged last, and what its end cost.
 
-    The lines of metrics.jsonl do not name their session. A step that was computed again stands
-    there again: that, and steps that go back, tell the sessions apart.
+    The lines of the metrics do not name their session. A step that was computed again stands there
+    again: that, and steps that go back, tell the sessions apart.
     """
     last_seen = {step: position for position, step in enumerate(logged)}
     position = 0
@@ -328,7 +325,7 @@ def _holder(folder: pathlib.Path) -> tuple[str, str]:
     Looking at the lock must not take it: the training that starts at this moment would be refused.
     """
     try:
-        text = (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+        text = (folder / layout.LOCK).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", ""
     match = re.match(r"process (\d+) on (.+), started", text)
@@ -351,31 +348,22 @@ def _holder(folder: pathlib.Path) -> tuple[str, str]:
     return "", f"process {pid}"
 
 
-def _config(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
-    """Return the fields of the short form by path, and why there are none."""
+def _config(folder: pathlib.Path) -> tuple[Any, str]:
+    """Return what the configuration file holds, and why it cannot be read."""
     try:
-        values = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        return json.loads((folder / layout.CONFIG).read_text(encoding="utf-8")), ""
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError) as error:
-        return {}, f"{_CONFIG} cannot be read ({error})"
-    found = {}
-    for path in (*_SHORT, "train.log_every"):
-        value = values
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
-            found[path] = value
-    return found, ""
+        return {}, f"{layout.CONFIG} cannot be read ({error})"
 
 
-def _short(config: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{path.removesuffix('.name')} {'x'.join(map(str, value))}"
-        if isinstance(value, list)
-        else f"{path.removesuffix('.name')} {value}"
-        for path, value in config.items()
-        if path in _SHORT
+def _at(values: Any, path: str) -> Any:
+    """Return the value at a dotted path, None if there is none."""
+    return functools.reduce(
+        lambda part, name: part.get(name) if isinstance(part, dict) else None,
+        path.split("."),
+        values,
     )
 
 
@@ -384,42 +372,23 @@ def _usable(event: dict[str, Any]) -> bool:
     return all(isinstance(event.get(name), int | float) for name in needed)
 
 
-def _json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the objects in a file of JSON lines; what a kill cut short is left out."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                values = json.loads(line)
-                if isinstance(values, dict):
-                    found.append(values)
-    return found
-
-
-def _stat(path: str | pathlib.Path) -> tuple[int, float]:
-    """Return size and time of change; zeros for what is gone."""
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        facts = os.stat(path)
+        return json_lines(path)
     except OSError:
-        return 0, 0.0
-    return facts.st_size, facts.st_mtime
+        return []
 
 
-def _told(session: Session) -> str:
-    text = f"started at step {session.start}"
-    if session.saves:
-        count = len(session.saves)
-        text += f", {count} save{'s' * (count > 1)}, the last at step {session.saves[-1]}"
-    if session.end == "running":
-        return f"{text}; running ({session.reason}), step {session.logged} logged"
-    reason = f" ({session.reason})" if session.reason and session.end != "finished" else ""
-    where = "" if session.step is None else f" at step {session.step}"
-    text += f"; {session.end}{where}{reason}"
-    if session.lost is not None:
-        if session.logged > session.start:
-            text += f" after step {session.logged}"
-        text += f": {_range(*session.lost)} lost"
-    return text
+def _stat(path: str | pathlib.Path) -> os.stat_result:
+    """Return the facts of a file; zeros if it is gone."""
+    try:
+        return os.stat(path)
+    except OSError:
+        return os.stat_result([0] * 10)
+
+
+def _plain(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _range(low: int, high: int) -> str:
@@ -436,7 +405,3 @@ def _age(when: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator
 
 from reldepth_jax.errors import UserError
-
-LOCK = "run.lock"
+from reldepth_jax.run_dir import layout
 
 
 class BusyError(UserError):
@@ -19,23 +18,23 @@ class BusyError(UserError):
     exit_code = 4
 
 
-class WorkdirError(UserError):
+class RunDirError(UserError):
     """A run directory that cannot be written to."""
 
     exit_code = 6
 
 
 @contextlib.contextmanager
-def own(workdir: pathlib.Path) -> Iterator[None]:
-    """Make the directory and hold its lock; the system frees it when the process ends, anyhow.
+def own(run_dir: pathlib.Path) -> Iterator[None]:
+    """Make the directory and hold its lock; the system frees it when the process ends.
 
-    Raises BusyError that names the holder, WorkdirError for a directory that cannot be written to.
+    Raises BusyError that names the holder, RunDirError for a directory that cannot be written to.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / LOCK, "a+", encoding="utf-8")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / layout.LOCK, "a+", encoding="utf-8")
     except OSError as error:
-        raise WorkdirError(f"{workdir} cannot be written to: {error.strerror}") from None
+        raise RunDirError(f"{run_dir} cannot be written to: {error.strerror}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,10 +42,10 @@ def own(workdir: pathlib.Path) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read().strip() or "an unknown process"
             raise BusyError(
-                f"{workdir} is in use by {holder}; wait, stop it, or choose another --workdir"
+                f"{run_dir} is in use by {holder}; wait, stop it, or choose another --workdir"
             ) from None
         except OSError as error:
-            raise WorkdirError(f"{workdir} cannot be locked: {error.strerror}") from None
+            raise RunDirError(f"{run_dir} cannot be locked: {error.strerror}") from None
         lock.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         lock.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")

@@ -1,6 +1,7 @@
-"""The commit record of a checkpoint: what must be there, and its SHA-256, array by array.
+"""The manifest of a checkpoint: the step, its arrays with a SHA-256 each, and some facts.
 
-Digests find accidents (flipped bits, lost writes), not an attacker who can write the record too.
+A step without a manifest is not saved. Digests find accidents (flipped bits, lost writes), not an
+attacker, who can write the manifest too.
 """
 
 import dataclasses
@@ -20,35 +21,32 @@ SCHEMA = 1
 
 
 class NewerSchemaError(ValueError):
-    """A record that a later version wrote: nothing is wrong with it."""
+    """A later version wrote the manifest: it is not damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
-class CommitRecord:
+class Manifest:
     """One saved step."""
 
     step: int
     arrays: Mapping[str, tuple[tuple[int, ...], str, str]]
     """Path in the state -> shape, dtype, SHA-256 of the values."""
     facts: Mapping[str, Any]
-    """What the caller wants to know again: scores, counters, versions; plain values."""
+    """Plain values beside the arrays: `whdr` of the validation, counters, versions."""
     schema: int = SCHEMA
 
     @property
-    def score(self) -> float | None:
+    def validation_whdr(self) -> float | None:
         """Validation WHDR of this state; lower is better, None if it was not measured."""
-        score = self.facts.get("whdr")
-        return score if isinstance(score, float) else None
+        whdr = self.facts.get("whdr")
+        return whdr if isinstance(whdr, float) else None
 
 
 def describe(state: Any) -> dict[str, tuple[tuple[int, ...], str, str]]:
     """Return path -> shape, dtype and SHA-256 for the arrays of a state on the host."""
     return {
         # As bytes: bfloat16 offers no buffer of its own.
-        path: (
-            *signature,
-            hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest(),
-        )
+        path: (*signature, _sha256(np.ascontiguousarray(array).view(np.uint8).data))
         for path, (signature, array) in _arrays(state).items()
     }
 
@@ -58,74 +56,72 @@ def signatures(state: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     return {path: signature for path, (signature, _) in _arrays(state).items()}
 
 
-def _arrays(state: Any) -> dict[str, tuple[tuple[tuple[int, ...], str], Any]]:
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {
-        jax.tree_util.keystr(path): ((tuple(leaf.shape), str(leaf.dtype)), leaf)
-        for path, leaf in leaves
-    }
-
-
-def write_record(path: pathlib.Path, record: CommitRecord) -> None:
-    """Write the record whole and durably, or not at all."""
-    content = json.dumps(dataclasses.asdict(record), indent=1)
-    # The digest of the record itself: a flipped bit in a number would still be a number.
-    seal = hashlib.sha256(content.encode()).hexdigest()
+def write_manifest(path: pathlib.Path, manifest: Manifest) -> None:
+    """Write the manifest whole and durably, or not at all."""
+    content = json.dumps(dataclasses.asdict(manifest), indent=1)
     temporary = path.with_suffix(".json.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(f"{content}\n{seal}\n")
+        # Its own digest too: a flipped bit in a number would still be a number.
+        file.write(f"{content}\n{_sha256(content.encode())}\n")
         file.flush()
         os.fsync(file.fileno())
     failpoints.reach("commit.written")
     os.replace(temporary, path)
     failpoints.reach("commit.renamed")
-    sync_folder(path.parent)
+    sync(path.parent)
     failpoints.reach("commit.done")
 
 
-def read_record(path: pathlib.Path) -> CommitRecord:
-    """Return the record.
+def read_manifest(path: pathlib.Path) -> Manifest:
+    """Return the manifest.
 
     Raises NewerSchemaError if this version cannot read it, ValueError with the reason if it is
     damaged.
     """
     try:
-        content, seal = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
+        content, digest = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
     except OSError as error:
-        raise ValueError(f"its record {path.name} cannot be read: {error.strerror}") from None
+        raise ValueError(f"its manifest {path.name} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise ValueError(f"its record {path.name} is damaged") from None
-    if hashlib.sha256(content.encode()).hexdigest() != seal:
-        raise ValueError(f"its record {path.name} is damaged")
+        content, digest = "", ""
+    if _sha256(content.encode()) != digest:
+        raise ValueError(f"its manifest {path.name} is damaged")
     values = json.loads(content)
     if values["schema"] > SCHEMA:
         raise NewerSchemaError(
-            f"its record {path.name} is of schema {values['schema']}, this version reads {SCHEMA};"
+            f"its manifest {path.name} has schema {values['schema']}, this version reads {SCHEMA};"
             " update reldepth_jax"
         )
     values["arrays"] = {
         name: (tuple(shape), dtype, digest)
         for name, (shape, dtype, digest) in values["arrays"].items()
     }
-    return CommitRecord(**values)
+    return Manifest(**values)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Make a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_tree(folder: pathlib.Path) -> None:
     """Make every file and folder below durable: Orbax leaves some of its files unsynced."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            _sync(os.path.join(parent, name))
-        _sync(parent)
+            sync(os.path.join(parent, name))
+        sync(parent)
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-    """Make names in a folder durable."""
-    _sync(os.fspath(folder))
+def _arrays(state: Any) -> dict[str, tuple[tuple[tuple[int, ...], str], Any]]:
+    return {
+        jax.tree_util.keystr(path): ((tuple(leaf.shape), str(leaf.dtype)), leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+    }
 
 
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(content).hexdigest()

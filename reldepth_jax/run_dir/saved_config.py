@@ -11,6 +11,7 @@ from reldepth_jax import config as config_module
 from reldepth_jax.config import Config
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
+from reldepth_jax.run_dir import layout
 from reldepth_jax.types import Source
 
 # What may change between a run and its continuation: none of it touches the computed numbers,
@@ -25,7 +26,6 @@ _FREE = {
 _PLACE = re.compile(r"data\..*\b(root|prepared)")
 """Where the same data lie: other in every session on a borrowed machine. The fingerprint tells."""
 
-CONFIG = "config.json"
 _DATA = "data_fingerprint"
 
 
@@ -43,16 +43,16 @@ def load_config(folder: pathlib.Path) -> Config | None:
             {name: value for name, value in values.items() if name != _DATA}
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / CONFIG} cannot be read: {error}") from error
+        raise RunError(f"{folder / layout.CONFIG} cannot be read: {error}") from error
 
 
 def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] = ()) -> None:
     """Write the resolved configuration and the fingerprint of the data, whole or not at all."""
     values = config_module.to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
     text = json.dumps(values, indent=2)
-    temporary = folder / "config.json.tmp"
+    temporary = folder / f"{layout.CONFIG}.tmp"
     temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CONFIG)
+    os.replace(temporary, folder / layout.CONFIG)
 
 
 def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]) -> None:
@@ -84,7 +84,7 @@ def _told(facts: dict[str, Any]) -> str:
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any] | None:
-    path = folder / CONFIG
+    path = folder / layout.CONFIG
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

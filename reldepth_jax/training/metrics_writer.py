@@ -1,6 +1,6 @@
 """What a run writes about itself: JSON lines as the source of truth, TensorBoard beside them.
 
-None of it is needed to continue: what cannot be written is told once, and training goes on.
+None of it is needed to continue: if it cannot be written, one line says so and training goes on.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from reldepth_jax.data.images.pictures import save_picture
+from reldepth_jax.run_dir import layout
 
 
 @contextlib.contextmanager
@@ -43,22 +44,22 @@ _FLUSH = 30.0
 """Seconds after which TensorBoard's file is flushed, which waits for the disk."""
 
 
-class Records:
-    """Appends to `metrics.jsonl` and to `tensorboard/`, and fills `pictures/` in the run directory.
+class MetricsWriter:
+    """Writes the metrics, TensorBoard's file and the pictures of a run directory.
 
     TensorBoard's file is written here, not by the thread of tensorboardX's `SummaryWriter`: after
     an error that thread is dead, and the training waits for it.
     """
 
-    def __init__(self, workdir: pathlib.Path, warn: Callable[[str], None] = print):
-        """`warn` is told, once, that something could not be written."""
-        self._workdir, self._warn = workdir, warn
+    def __init__(self, run_dir: pathlib.Path, warn: Callable[[str], None] = print):
+        """`warn` is called, once, if something cannot be written."""
+        self._run_dir, self._warn = run_dir, warn
         self._lines: IO[str] | None = None
         self._board: RecordWriter | None = None
         self._flushed = time.monotonic()
         with self._tolerant():
-            self._lines = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-            folder = workdir / "tensorboard"
+            self._lines = (run_dir / layout.METRICS).open("a", encoding="utf-8")
+            folder = run_dir / layout.TENSORBOARD
             folder.mkdir(exist_ok=True)
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
             self._board = RecordWriter(str(folder / name))
@@ -75,10 +76,10 @@ class Records:
             self._show(step=step, summary=summary.scalar(f"{group}/{name}", value))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write a uint8 (h, w, 3) picture to TensorBoard and as `pictures/STEP.png`."""
+        """Write a uint8 (h, w, 3) picture to TensorBoard and to the run directory."""
         self._show(step=step, summary=summary.image(name, image, dataformats="HWC"))
         with self._tolerant():
-            save_picture(self._workdir / "pictures" / f"{step:08d}.png", image)
+            save_picture(layout.picture(self._run_dir, step), image)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -26,6 +26,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.heldout import contact_sheet, evaluate
 from reldepth_jax.inference.networks import Model
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
+from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.history import History
 from reldepth_jax.run_dir.lock import own
@@ -35,7 +36,7 @@ from reldepth_jax.training import loop, optimizer
 from reldepth_jax.training.compiled_step import step_function
 from reldepth_jax.training.distributed import lockstep, processes
 from reldepth_jax.training.distributed.processes import Devices
-from reldepth_jax.training.metrics_writer import Records
+from reldepth_jax.training.metrics_writer import MetricsWriter
 from reldepth_jax.training.preemption import Interrupt, catch_interrupts
 from reldepth_jax.training.prefetch import DataStopped, Fetcher
 from reldepth_jax.training.state import TrainState, new_state
@@ -58,7 +59,7 @@ def train(
     over, both with the state saved. `sources` and `validation` are those of the configuration, made
     before. Of several processes (`parallel.join`) all call this; the first alone touches `workdir`.
     Raises RunError for a run directory that belongs to another configuration or other data,
-    BusyError, WorkdirError, CheckpointError, StorageError, DataStopped, NonFiniteError, LostError,
+    BusyError, RunDirError, CheckpointError, StorageError, DataStopped, NonFiniteError, LostError,
     and UserError for data that cannot be used.
     """
     return processes.end_together(
@@ -98,7 +99,7 @@ def _train(
 
 
 def _watched(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> list[Tolerant]:
-    log = str(workdir / "bad_samples.jsonl")
+    log = str(workdir / layout.UNREADABLE)
     return [
         Tolerant(source, number, log, config.data.crop) for number, source in enumerate(sources)
     ]
@@ -154,7 +155,7 @@ class _Session:
         self._config, self._workdir, self._console = config, workdir, console
         self._sources, self._validation, self._devices = sources, validation, devices
         self._history = History(workdir)
-        self._checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep)
+        self._checkpoints = Checkpoints(workdir / layout.CHECKPOINTS, keep=config.train.keep)
         self._scores: dict[int, float] = {}
 
     def run(self) -> int:
@@ -176,7 +177,7 @@ class _Session:
                 for source in self._sources:
                     self._tell_rejected(source.source)
                 save_config(self._workdir, config, self._sources)
-            records = Records(self._workdir, self._say)
+            records = MetricsWriter(self._workdir, self._say)
             state = self._devices.everywhere(processes.share(state))
             started = time.monotonic()
             share = jax.process_index(), jax.process_count()
@@ -254,11 +255,11 @@ class _Session:
         if self._checkpoints.steps() or announced:
             _, like = new_state(config, abstract=True)
             restored = self._checkpoints.restore(self._devices.alone(like), repair=True)
-            for line in restored.set_aside:
+            for line in restored.damaged:
                 self._history.add("damaged", what=line)
                 self._say(f"checkpoint passed over: {line}")
-            self._say(f"continuing at step {restored.record.step}")
-            changed = numerics_changed(restored.record.facts)
+            self._say(f"continuing at step {restored.manifest.step}")
+            changed = numerics_changed(restored.manifest.facts)
             if changed:
                 self._say(f"same order of samples, but results may differ in bits: {changed}")
             return restored.state
@@ -290,7 +291,7 @@ class _Session:
         return None
 
     def _validate(
-        self, state: TrainState, step: int, records: Records, interrupt: Interrupt
+        self, state: TrainState, step: int, records: MetricsWriter, interrupt: Interrupt
     ) -> None:
         config = self._config
         settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)

@@ -9,6 +9,7 @@ from typing import Literal
 from flax import nnx
 
 from reldepth_jax.config import Config
+from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import RunError, load_config
 from reldepth_jax.training.state import new_state
@@ -35,25 +36,25 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
     folder = pathlib.Path(workdir)
     config = load_config(folder)
     if config is None:
-        raise RunError(f"{folder}: no config.json here; is this the run directory of a training?")
-    checkpoints = Checkpoints(folder / "checkpoints")
+        raise RunError(f"{folder}: no {layout.CONFIG} here; is this a run directory?")
+    checkpoints = Checkpoints(folder / layout.CHECKPOINTS)
     found = checkpoints.steps()
     if not found:
         raise RunError(f"{folder}: no checkpoint yet")
     wanted = checkpoints.best() if step == "best" else step
     if step == "best" and wanted is None:
-        raise RunError(f"{folder}: no checkpoint has a validation score")
+        raise RunError(f"{folder}: no checkpoint has a validation WHDR")
     if wanted is not None and wanted not in found:
         known = ", ".join(map(str, found))
         raise RunError(f"{folder}: no checkpoint of step {wanted}; there are: {known}")
     _, like = new_state(config, abstract=True)
     restored = checkpoints.restore(like, wanted)
-    for line in restored.set_aside:
-        print(f"{folder}: {line}; using step {restored.record.step}", file=sys.stderr)
+    for line in restored.damaged:
+        print(f"{folder}: {line}; using step {restored.manifest.step}", file=sys.stderr)
     return Run(
         folder,
         config,
-        restored.record.step,
+        restored.manifest.step,
         restored.state.params,
         restored.state.stats,
     )

@@ -47,7 +47,7 @@ _BEFORE_COMMIT = ("save", "save.arrays", "save.arrays_done", "save.synced", "com
 _COMMITTED = ("commit.renamed", "commit.done")
 FIRST_SAVE = (
     "start", "data", "evaluation", "compile", "step", *_BEFORE_COMMIT, *_COMMITTED,
-    "restore", "retain.record_gone", "retain.moved", "retain.done", "final",
+    "restore", "retain.manifest_gone", "retain.moved", "retain.done", "final",
 )  # fmt: skip
 """Every named point; until the first of `_COMMITTED` nothing has been saved."""
 LATER_SAVES = (
@@ -228,7 +228,7 @@ class Run:
 
 
 def newest(workdir: pathlib.Path) -> int | None:
-    """Return the newest step with a commit record; Failure if the record is not whole."""
+    """Return the newest step with a manifest; Failure if it is not whole."""
     names = [path for path in (workdir / "checkpoints").glob("*") if _RECORD.fullmatch(path.name)]
     if not names:
         return None
@@ -412,7 +412,7 @@ def _draw(draw: random.Random, hits: collections.Counter[str], saved: int | None
             point = draw.choice(["commit.written", "commit.renamed"])
             return Kill(f"{point}:sleep=0.3@{times}", point, times, draw.uniform(0, 0.3))
         case "retain":
-            point = draw.choice(["commit.done", "retain.record_gone", "retain.moved"])
+            point = draw.choice(["commit.done", "retain.manifest_gone", "retain.moved"])
             return Kill(f"{point}:sleep=0.3@1", point, 1, draw.uniform(0, 0.3))
         case _:
             return Kill(point=phase, times=times, delay=delay / 4)

@@ -32,7 +32,7 @@ from reldepth_jax import failpoints
 from reldepth_jax.run_dir import checkpoints
 from reldepth_jax.run_dir.checkpoints import CheckpointError, Checkpoints, Restored, StorageError
 from reldepth_jax.run_dir.history import History
-from reldepth_jax.run_dir.manifest import CommitRecord, read_record
+from reldepth_jax.run_dir.manifest import Manifest, read_manifest
 from reldepth_jax.run_dir.saved_config import save_config
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.state import new_state
@@ -108,8 +108,8 @@ def snapshot(folder: pathlib.Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def rewrite_record(path: pathlib.Path, **changes: Any) -> None:
-    """Write a record with other values and a valid seal, as another version would."""
+def rewrite_manifest(path: pathlib.Path, **changes: Any) -> None:
+    """Write a manifest with other values and a valid seal, as another version would."""
     values = json.loads(path.read_text().rsplit("\n", 2)[0]) | changes
     content = json.dumps(values)
     path.write_text(f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n")
@@ -123,15 +123,15 @@ def test_what_is_restored_has_the_structure_and_the_bits(tmp_path: pathlib.Path)
     restored = checkpoints.restore(LIKE)
     assert jax.tree.structure(restored.state) == jax.tree.structure(a_state(3))
     assert bits(restored.state) == BITS[3]
-    assert restored.set_aside == []
-    assert (restored.record.step, restored.record.score) == (3, 0.25)
-    assert restored.record.facts["jax"] == "0.1"
-    assert restored.record.facts["save_seconds"] > 0
+    assert restored.damaged == []
+    assert (restored.manifest.step, restored.manifest.validation_whdr) == (3, 0.25)
+    assert restored.manifest.facts["jax"] == "0.1"
+    assert restored.manifest.facts["save_seconds"] > 0
 
 
-def test_the_record_holds_the_digest_of_each_array(tmp_path: pathlib.Path):
+def test_the_manifest_holds_the_digest_of_each_array(tmp_path: pathlib.Path):
     saved(tmp_path, 3)
-    shape, dtype, digest = read_record(tmp_path / "00000003.json").arrays["['params']['bias']"]
+    shape, dtype, digest = read_manifest(tmp_path / "00000003.json").arrays["['params']['bias']"]
     # 48 times 3.0 as little-endian float32.
     expected = hashlib.sha256(b"\x00\x00\x40\x40" * 48).hexdigest()
     assert (shape, dtype, digest) == ((48,), "float32", expected)
@@ -303,9 +303,9 @@ def test_a_reader_beside_the_writer_sees_whole_states_only(tmp_path: pathlib.Pat
     seen = []
     while not done.is_set():
         restored = reader.restore(LIKE)
-        assert restored.set_aside == []
-        assert bits(restored.state) == bits(a_state(restored.record.step))
-        seen.append(restored.record.step)
+        assert restored.damaged == []
+        assert bits(restored.state) == bits(a_state(restored.manifest.step))
+        seen.append(restored.manifest.step)
     thread.join()
     assert seen == sorted(seen)
     assert len(set(seen)) > 3, "the reader saw too little of the writing to show anything"
@@ -402,7 +402,7 @@ def test_what_cannot_be_deleted_does_not_fail_a_save(tmp_path: pathlib.Path, at_
     assert checkpoints.steps() == [2]
 
 
-def test_everything_is_durable_before_the_record_says_so(
+def test_everything_is_durable_before_the_manifest_says_so(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls: list[tuple[str, str]] = []
@@ -428,9 +428,9 @@ def test_everything_is_durable_before_the_record_says_so(
     every = [folder, *folder.rglob("*")]
     assert len(every) > 10
     assert {name(path) for path in every} <= before
-    # The names in the folder, its own name, and the content of the record.
+    # The names in the folder, its own name, and the content of the manifest.
     assert {"c", ".", "c/00000005.json.tmp"} <= before
-    # The record last of all, then its name.
+    # The manifest last of all, then its name.
     assert calls[commit - 1 :] == [
         ("fsync", "c/00000005.json.tmp"),
         ("replace", "c/00000005.json.tmp c/00000005.json"),
@@ -441,7 +441,7 @@ def test_everything_is_durable_before_the_record_says_so(
 # What does not count as saved
 
 
-def test_only_what_has_a_record_counts_and_the_rest_is_cleaned(tmp_path: pathlib.Path):
+def test_only_what_has_a_manifest_counts_and_the_rest_is_cleaned(tmp_path: pathlib.Path):
     checkpoints = saved(tmp_path, 1, 2)
     shutil.copytree(tmp_path / "00000002", tmp_path / "00000005")
     (tmp_path / "00000099").mkdir()
@@ -486,7 +486,7 @@ def test_leftovers_at_the_place_of_a_step_are_written_over(tmp_path: pathlib.Pat
     assert bits(checkpoints.restore(LIKE, 4).state) == BITS[4]
 
 
-@pytest.mark.parametrize("point", ["retain.record_gone", "retain.moved"])
+@pytest.mark.parametrize("point", ["retain.manifest_gone", "retain.moved"])
 def test_a_deletion_that_was_cut_short_is_finished_and_is_no_damage(
     tmp_path: pathlib.Path, at_point, point: str
 ):
@@ -509,13 +509,13 @@ def test_damage_falls_back_to_the_one_before_and_says_why(tmp_path: pathlib.Path
     before = snapshot(tmp_path)
     restored = checkpoints.restore(LIKE)
     assert bits(restored.state) == BITS[1]
-    assert restored.record.step == 1
-    assert len(restored.set_aside) == 2
+    assert restored.manifest.step == 1
+    assert len(restored.damaged) == 2
     assert re.fullmatch(
         r"step 3: 1 of 7 arrays are not what was saved, first \['(params|momentum)'\].*",
-        restored.set_aside[0],
+        restored.damaged[0],
     )
-    assert restored.set_aside[1] == "step 2: its record 00000002.json is damaged"
+    assert restored.damaged[1] == "step 2: its manifest 00000002.json is damaged"
     assert snapshot(tmp_path) == before
 
 
@@ -532,27 +532,27 @@ def test_damage_falls_back_to_the_one_before_and_says_why(tmp_path: pathlib.Path
     ],
     ids=["emptied", "truncated", "seal cut", "noise", "other JSON", "directory", "other step"],
 )
-def test_a_damaged_record_is_told(
+def test_a_damaged_manifest_is_told(
     tmp_path: pathlib.Path, damage: Callable[[pathlib.Path], object], reason: str
 ):
     checkpoints = saved(tmp_path, 1, 2)
     damage(tmp_path / "00000002.json")
     restored = checkpoints.restore(LIKE)
     assert bits(restored.state) == BITS[1]
-    assert len(restored.set_aside) == 1
-    assert reason in restored.set_aside[0]
-    found = checkpoints.records()
+    assert len(restored.damaged) == 1
+    assert reason in restored.damaged[0]
+    found = checkpoints.manifests()
     assert isinstance(found[2], str) == (reason != "is that of step 1")
 
 
-def test_a_deleted_record_makes_a_step_unsaved(tmp_path: pathlib.Path):
+def test_a_deleted_manifest_makes_a_step_unsaved(tmp_path: pathlib.Path):
     checkpoints = saved(tmp_path, 1, 2)
     (tmp_path / "00000002.json").unlink()
     assert checkpoints.steps() == [1]
     assert bits(checkpoints.restore(LIKE).state) == BITS[1]
 
 
-def test_a_flipped_bit_of_a_record_is_seen_wherever_it_is(tmp_path: pathlib.Path):
+def test_a_flipped_bit_of_a_manifest_is_seen_wherever_it_is(tmp_path: pathlib.Path):
     path = saved(tmp_path, 1, whdr=0.25)._folder / "00000001.json"
     whole = path.read_bytes()
     other = tmp_path / "flipped.json"
@@ -563,17 +563,17 @@ def test_a_flipped_bit_of_a_record_is_seen_wherever_it_is(tmp_path: pathlib.Path
         content[bit // 8] ^= 1 << bit % 8
         other.write_bytes(content)
         with contextlib.suppress(ValueError):
-            read_record(other)
+            read_manifest(other)
             unseen.append(bit)
     assert unseen == []
     assert len(whole) > 1000
 
 
-def test_a_record_of_a_later_version_is_not_damage(tmp_path: pathlib.Path):
+def test_a_manifest_of_a_later_version_is_not_damage(tmp_path: pathlib.Path):
     checkpoints = saved(tmp_path, 1, 2)
-    rewrite_record(tmp_path / "00000002.json", schema=1)
-    assert checkpoints.restore(LIKE).record.step == 2
-    rewrite_record(tmp_path / "00000002.json", schema=2, news="something")
+    rewrite_manifest(tmp_path / "00000002.json", schema=1)
+    assert checkpoints.restore(LIKE).manifest.step == 2
+    rewrite_manifest(tmp_path / "00000002.json", schema=2, news="something")
     before = snapshot(tmp_path)
     with pytest.raises(
         CheckpointError, match="step 2 .* schema 2, .* reads 1; update reldepth_jax"
@@ -626,13 +626,13 @@ def test_repairing_renames_and_never_deletes(tmp_path: pathlib.Path):
     for number in (1, 2):
         flip(arrays_file(tmp_path / "00000002"), 777)
         content = {name: entry[0] for name, entry in snapshot(tmp_path / "00000002").items()}
-        record = (tmp_path / "00000002.json").read_bytes()
+        manifest = (tmp_path / "00000002.json").read_bytes()
         restored = checkpoints.restore(LIKE, repair=True)
-        assert restored.record.step == 1
-        assert restored.set_aside[0].endswith(f"(set aside as bad-{number}-00000002)")
+        assert restored.manifest.step == 1
+        assert restored.damaged[0].endswith(f"(set aside as bad-{number}-00000002)")
         aside = tmp_path / f"bad-{number}-00000002"
         assert {name: entry[0] for name, entry in snapshot(aside).items()} == content
-        assert aside.with_suffix(".json").read_bytes() == record
+        assert aside.with_suffix(".json").read_bytes() == manifest
         # Its step can be saved again, and cleaning up leaves it alone.
         assert checkpoints.steps() == [1]
         assert checkpoints.clean({1, 2}) == []
@@ -642,26 +642,26 @@ def test_repairing_renames_and_never_deletes(tmp_path: pathlib.Path):
     assert len(list(tmp_path.glob("bad-*"))) == 4
 
 
-def test_a_lost_record_of_an_announced_step_is_damage(tmp_path: pathlib.Path):
+def test_a_lost_manifest_of_an_announced_step_is_damage(tmp_path: pathlib.Path):
     checkpoints = saved(tmp_path, 1, 2, 3)
     content = snapshot(tmp_path / "00000002")
     for step in (2, 3):
         (tmp_path / f"0000000{step}.json").unlink()
-    # Step 3 was killed before its record came, step 2 was there already.
+    # Step 3 was killed before its manifest came, step 2 was there already.
     assert checkpoints.clean({1, 2}) == [
-        "checkpoint 00000002 has lost its record; set aside as bad-1-00000002",
+        "checkpoint 00000002 has lost its manifest; set aside as bad-1-00000002",
         "removed 00000003, which was not saved completely",
     ]
     assert snapshot(tmp_path / "bad-1-00000002") == content
-    assert checkpoints.restore(LIKE).record.step == 1
+    assert checkpoints.restore(LIKE).manifest.step == 1
 
 
-def test_a_record_without_its_arrays_is_damage(tmp_path: pathlib.Path):
+def test_a_manifest_without_its_arrays_is_damage(tmp_path: pathlib.Path):
     checkpoints = saved(tmp_path, 1, 2)
     shutil.rmtree(tmp_path / "00000002")
     restored = checkpoints.restore(LIKE, repair=True)
-    assert restored.record.step == 1
-    assert restored.set_aside[0].startswith("step 2: its arrays cannot be read (")
+    assert restored.manifest.step == 1
+    assert restored.damaged[0].startswith("step 2: its arrays cannot be read (")
     assert (tmp_path / "bad-1-00000002.json").exists()
 
 
@@ -678,7 +678,7 @@ def test_if_all_are_damaged_each_reason_is_told_and_all_stay(tmp_path: pathlib.P
         assert caught.value.exit_code == 3
         lines = str(caught.value)
         assert "step 3: 1 of 7 arrays are not what was saved" in lines
-        assert "step 2: its record 00000002.json is damaged" in lines
+        assert "step 2: its manifest 00000002.json is damaged" in lines
         assert "step 1: its arrays cannot be read" in lines
     assert snapshot(tmp_path) == before
 
@@ -711,7 +711,7 @@ def damage_arrays(folder: pathlib.Path) -> None:
         flip(arrays_file(folder / f"checkpoints/0000000{step}"), 8 * 1000)
 
 
-def lose_records(folder: pathlib.Path) -> None:
+def lose_manifests(folder: pathlib.Path) -> None:
     for step in (2, 4):
         (folder / f"checkpoints/0000000{step}.json").unlink()
 
@@ -722,14 +722,14 @@ def lose_all(folder: pathlib.Path) -> None:
 
 def make_newer(folder: pathlib.Path) -> None:
     for step in (2, 4):
-        rewrite_record(folder / f"checkpoints/0000000{step}.json", schema=2)
+        rewrite_manifest(folder / f"checkpoints/0000000{step}.json", schema=2)
 
 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
         (damage_arrays, r"step 4: .* not what was saved.*; step 2: .* not what was saved"),
-        (lose_records, "none is left; set aside: bad-1-00000002, bad-1-00000004"),
+        (lose_manifests, "none is left; set aside: bad-1-00000002, bad-1-00000004"),
         (lose_all, "none is left"),
         (make_newer, "update reldepth_jax"),
     ],
@@ -798,7 +798,7 @@ def files_of_step_2(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def kind(path: pathlib.Path, folder: pathlib.Path) -> str:
     if path.suffix == ".json":
-        return "commit record"
+        return "commit manifest"
     inside = str(path.relative_to(folder / "00000002"))
     largest = path == arrays_file(folder / "00000002")
     return re.sub(r"[0-9a-f]{32}", "VALUES" if largest else "*", inside)
@@ -806,7 +806,7 @@ def kind(path: pathlib.Path, folder: pathlib.Path) -> str:
 
 def outcome(restored: Restored[State], said: list[str]) -> str:
     """Return "harmless" or "detected" if it is true, otherwise what is wrong."""
-    step = restored.record.step
+    step = restored.manifest.step
     if bits(restored.state) != BITS[step]:
         return f"WRONG: not the bits of step {step}"
     if step == 2 and not said:
@@ -862,13 +862,13 @@ def test_each_file_damaged_in_each_way_is_detected_or_harmless(
             checkpoints = Checkpoints(folder)
             said = checkpoints.clean({1, 2})
             restored = checkpoints.restore(LIKE, repair=True)
-            counts[kind(path, two_steps), what][outcome(restored, said + restored.set_aside)] += 1
+            counts[kind(path, two_steps), what][outcome(restored, said + restored.damaged)] += 1
     total = sum(counts.values(), collections.Counter())
     print(f"\n{table(counts, list(DAMAGES))}\n{dict(total)}")
     assert set(total) == {"detected", "harmless"}
     assert total.total() == 4 * len(files_of_step_2(two_steps)) >= 40
-    # The record is never harmless, nor are the values; but a bit may be one that no array uses.
-    for name in ("commit record", "ocdbt.process_0/d/VALUES"):
+    # The manifest is never harmless, nor are the values; but a bit may be one that no array uses.
+    for name in ("commit manifest", "ocdbt.process_0/d/VALUES"):
         for what in DAMAGES:
             if (name, what) != ("ocdbt.process_0/d/VALUES", "1 bit flipped"):
                 assert counts[name, what] == {"detected": 1}, (name, what)
@@ -888,7 +888,7 @@ def flips(folder: pathlib.Path, number: int) -> dict[tuple[str, str], collection
         name = kind(path, folder)
         flip_one(path, rng)
         restored = checkpoints.restore(LIKE)
-        counts[name, "1 bit flipped"][outcome(restored, restored.set_aside)] += 1
+        counts[name, "1 bit flipped"][outcome(restored, restored.damaged)] += 1
         path.write_bytes(whole)
     return counts
 
@@ -907,12 +907,12 @@ def test_without_the_digests_flipped_bits_would_be_restored(
 ):
     recorded = {}
 
-    def remember(path: pathlib.Path) -> CommitRecord:
-        record = read_record(path)
-        recorded.update(record.arrays)
-        return record
+    def remember(path: pathlib.Path) -> Manifest:
+        manifest = read_manifest(path)
+        recorded.update(manifest.arrays)
+        return manifest
 
-    monkeypatch.setattr(checkpoints, "read_record", remember)
+    monkeypatch.setattr(checkpoints, "read_manifest", remember)
     monkeypatch.setattr(checkpoints, "describe", lambda state: recorded)
     total = sum(flips(two_steps, 30).values(), collections.Counter())
     print(f"\n{dict(total)}")

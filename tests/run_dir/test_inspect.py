@@ -140,7 +140,7 @@ def flip_a_bit(checkpoint: pathlib.Path) -> None:
 
 
 def test_verify_finds_values_that_are_not_what_was_saved(run: pathlib.Path):
-    # Another state under the record of step 70: readable, but not what was saved.
+    # Another state under the manifest of step 70: readable, but not what was saved.
     other = run.parent / "other"
     save(other, (80, None))
     shutil.rmtree(run / "checkpoints/00000070")
@@ -164,20 +164,20 @@ def test_verify_finds_flipped_bits_or_they_do_no_harm(run: pathlib.Path):
 
 def test_missing_and_damaged_parts_are_named(run: pathlib.Path):
     folder = run / "checkpoints"
-    record = folder / "00000070.json"
-    record.write_text(record.read_text().replace("70", "71", 1))
+    manifest = folder / "00000070.json"
+    manifest.write_text(manifest.read_text().replace("70", "71", 1))
     (folder / "00000060.json").unlink()
     os.rename(folder / "00000040", folder / "bad-1-00000040")
     for name in ("00000080", "00000090.orbax-checkpoint-tmp-1", ".trash-00000030", "holiday"):
         (folder / name).mkdir()
     report = inspect.inspect(run)
     assert [(each.step, each.damage) for each in report.checkpoints] == [
-        (40, "its arrays are missing"), (70, "its record 00000070.json is damaged"),
+        (40, "its arrays are missing"), (70, "its manifest 00000070.json is damaged"),
     ]  # fmt: skip
     unfinished = "unfinished, the next start removes it"
     assert report.others == {
         ".trash-00000030": unfinished,
-        "00000060": "has lost its record, the next start sets it aside",
+        "00000060": "has lost its manifest, the next start sets it aside",
         "00000080": unfinished,
         "00000090.orbax-checkpoint-tmp-1": unfinished,
         "bad-1-00000040": "damaged and set aside; you may delete it",
@@ -296,7 +296,7 @@ def test_history_bad_samples_and_repairs_in_words(run: pathlib.Path):
     assert "2 sessions ended without saving: 20 to 38 steps lost in all" in lines
     assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(HOUR + 2)) + "  step 60: its" in lines
     assert "  step 81: a data worker died" in lines
-    assert "bad samples: 2, first: no. 5" in lines
+    assert "unreadable samples: 2, first: no. 5" in lines
 
 
 def test_another_directory_is_refused_in_one_line(tmp_path: pathlib.Path):

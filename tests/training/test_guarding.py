@@ -28,12 +28,12 @@ from reldepth_jax.data.unreadable import Tolerant, too_many
 from reldepth_jax.inference import networks
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.run_dir.history import History
-from reldepth_jax.run_dir.lock import BusyError, WorkdirError, own
+from reldepth_jax.run_dir.lock import BusyError, RunDirError, own
 from reldepth_jax.run_dir.saved_config import RunError, differences, save_config
 from reldepth_jax.training import compiled_step
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.loop import NonFiniteError
-from reldepth_jax.training.metrics_writer import Records
+from reldepth_jax.training.metrics_writer import MetricsWriter
 from tests.fixtures.marked import Marked, what_is_seen
 from tests.fixtures.training import Child, Points, config, digests, train, whole
 
@@ -108,7 +108,7 @@ def test_a_file_system_without_locks_is_one_line(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(WorkdirError, match="cannot be locked: No locks available"), own(tmp_path):
+    with pytest.raises(RunDirError, match="cannot be locked: No locks available"), own(tmp_path):
         pass
 
 
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_loses_records_and_nothing_else(tmp_path: pathlib.P
         if not mounted:
             pytest.skip("a small disk cannot be mounted: needs root")
         warnings: list[str] = []
-        records = Records(tmp_path / "disk", warnings.append)
+        records = MetricsWriter(tmp_path / "disk", warnings.append)
         picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         for step in range(20):
             records.scalars(step, "train", {"loss": 1.0})

@@ -28,7 +28,7 @@ from reldepth_jax.config import Config
 from reldepth_jax.registry import ENCODERS, SOURCES
 from reldepth_jax.run_dir import checkpoints
 from reldepth_jax.run_dir.checkpoints import Checkpoints
-from reldepth_jax.run_dir.manifest import CommitRecord
+from reldepth_jax.run_dir.manifest import Manifest
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.state import new_state
 from tests.kills import harness
@@ -48,7 +48,7 @@ def _small_programs() -> Iterator[None]:
 
 def test_every_named_point_is_killed():
     sources = (harness.ROOT / "reldepth_jax").rglob("*.py")
-    calls = [re.findall(r"faults\.reach\((.*)\)", path.read_text()) for path in sources]
+    calls = [re.findall(r"failpoints\.reach\((.*)\)", path.read_text()) for path in sources]
     points = {point for call in sum(calls, []) for point in re.findall(r'"([\w.]+)"', call)}
     assert points == set(harness.FIRST_SAVE)
     later = {fault.partition("@")[0] for fault in harness.LATER_SAVES}
@@ -153,7 +153,7 @@ def flip(folder: pathlib.Path, settings: Config) -> None:
 
 
 def uncommit(run: pathlib.Path, step: int, settings: Config) -> None:
-    """Leave what a machine leaves that stops before the record: not all of it was written."""
+    """Leave what a machine leaves that stops before the manifest: not all of it was written."""
     (run / f"checkpoints/{step:08d}.json").unlink()
     flip(run / f"checkpoints/{step:08d}", settings)
     lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
@@ -176,7 +176,7 @@ def test_unfinished_and_damaged_checkpoints_change_nothing(
         harness.require_clean(copied)
 
 
-def test_control_without_commit_records_the_harness_fails(
+def test_control_without_manifests_the_harness_fails(
     copied: pathlib.Path, settings: Config, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     uncommit(copied, 9, settings)
@@ -186,10 +186,10 @@ def test_control_without_commit_records_the_harness_fails(
         folders = (copied / "checkpoints").glob("[0-9]*")
         return sorted(int(path.name) for path in folders if path.name.isdigit())
 
-    def verified(self: Checkpoints, step: int, like: Any) -> tuple[CommitRecord, Any]:
+    def verified(self: Checkpoints, step: int, like: Any) -> tuple[Manifest, Any]:
         with ocp.StandardCheckpointer() as orbax:
             state = orbax.restore((copied / f"checkpoints/{step:08d}").absolute(), like)
-        return CommitRecord(step, {}, {}), state
+        return Manifest(step, {}, {}), state
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "steps", steps)
@@ -207,8 +207,8 @@ def test_control_without_digests_the_harness_fails(
     flip(copied / "checkpoints/00000009", settings)
     real = Checkpoints._verified
 
-    def believing(self: Checkpoints, step: int, like: Any) -> tuple[CommitRecord, Any]:
-        saved = checkpoints.read_record(copied / f"checkpoints/{step:08d}.json").arrays
+    def believing(self: Checkpoints, step: int, like: Any) -> tuple[Manifest, Any]:
+        saved = checkpoints.read_manifest(copied / f"checkpoints/{step:08d}.json").arrays
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoints, "describe", lambda state: saved)
             return real(self, step, like)

@@ -5,7 +5,6 @@ training does. Sources are made once: what they keep (rendered frames) serves al
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -17,7 +16,8 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.ablation.grid import Grid
 from reldepth_jax.evaluation.heldout import Evaluation, evaluate
 from reldepth_jax.inference.networks import from_run
-from reldepth_jax.run_dir.history import History
+from reldepth_jax.run_dir import layout
+from reldepth_jax.run_dir.history import History, json_lines
 from reldepth_jax.run_dir.saved_config import require_same
 from reldepth_jax.training import run
 from reldepth_jax.types import Sample, Source
@@ -103,12 +103,8 @@ def curves(grid: Grid, workdir: pathlib.Path) -> dict[str, dict[str, dict[int, l
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for condition, arm, seed, _ in grid.runs():
         curve = found.setdefault(condition, {}).setdefault(arm, {})
-        records = folder_of(workdir, condition, arm, seed) / "metrics.jsonl"
-        last: dict[int, float] = {}
-        for line in records.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            if entry["group"] == CURVES:
-                last[entry["step"]] = entry["whdr"]
+        lines = json_lines(folder_of(workdir, condition, arm, seed) / layout.METRICS)
+        last = {line["step"]: line["whdr"] for line in lines if line["group"] == CURVES}
         for step, value in last.items():
             curve.setdefault(step, []).append(value)
     return found

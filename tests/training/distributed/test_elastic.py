@@ -93,7 +93,7 @@ def parameters(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     assert settings is not None
     restored = checkpoints.restore(new_state(settings, abstract=True)[1])
     checkpoints.close()
-    assert restored.record.step == STEPS
+    assert restored.manifest.step == STEPS
     state = (restored.state.params, restored.state.stats)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

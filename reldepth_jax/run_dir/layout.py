@@ -1,0 +1,72 @@
+"""The names of everything in a run directory, and where it lies. Imports no JAX.
+
+No other module knows these names (`tests/run_dir/test_layout.py`).
+"""
+
+import os
+import pathlib
+import re
+
+CONFIG = "config.json"
+"""The configuration and the fingerprint of the training data."""
+CHECKPOINTS = "checkpoints"
+"""Saved steps: a folder of arrays and a manifest each."""
+METRICS = "metrics.jsonl"
+"""Numbers of training and validation, one JSON object a line."""
+HISTORY = "history.jsonl"
+"""Starts, saves and stops, one JSON object a line."""
+UNREADABLE = "bad_samples.jsonl"
+"""Samples that could not be read, one JSON object a line."""
+TENSORBOARD = "tensorboard"
+LOCK = "run.lock"
+TEMPERATURE = "temperature.json"
+"""In an evaluation folder: the temperature of the confidence."""
+
+_STEP = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
+
+
+def default_run_dir(config: str) -> pathlib.Path:
+    """Return where a configuration trains: runs/NAME for NAME.py, runs/NAME_VARIANT with one."""
+    file, _, variant = config.partition(":")
+    name = pathlib.Path(file).stem
+    return pathlib.Path("runs", f"{name}_{variant}" if variant else name)
+
+
+def picture(run_dir: pathlib.Path, step: int) -> pathlib.Path:
+    """Return the contact sheet of the validation images after `step` steps."""
+    return run_dir / "pictures" / f"{step:08d}.png"
+
+
+def arrays(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
+    """Return the folder of the arrays of a saved step."""
+    return checkpoints / f"{step:08d}"
+
+
+def manifest(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
+    """Return the manifest of a saved step: what has none is not saved."""
+    return checkpoints / f"{step:08d}.json"
+
+
+def is_step(name: str) -> bool:
+    """Return whether a name in `checkpoints` is that of the arrays of a step."""
+    return _STEP.fullmatch(name) is not None
+
+
+def saved_steps(checkpoints: pathlib.Path) -> list[int]:
+    """Return the steps that have a manifest, oldest first; their content is not verified."""
+    try:
+        names = os.listdir(checkpoints)
+    except FileNotFoundError:
+        return []
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(int(stem) for stem in stems if is_step(stem))
+
+
+def evaluation_folder(model: pathlib.Path) -> pathlib.Path:
+    """Return where a network is evaluated: below its run directory, or beside its weights file."""
+    return model / "eval" if model.is_dir() else model.with_name(f"{model.stem}_eval")
+
+
+def reliability_diagram(evaluation: pathlib.Path, name: str) -> pathlib.Path:
+    """Return the picture of how well the confidence of an evaluation is calibrated."""
+    return evaluation / f"{name}_reliability.png"
