@@ -38,7 +38,7 @@ def test_no_other_module_names_what_lies_in_a_run_directory():
 
 def test_the_check_sees_a_name():
     planted = '"""config.json"""; x / "config.json", f"{x}/checkpoints/y", "configs"'
-    assert literals(planted) == ["config.json", "/checkpoints/x"]
+    assert literals(planted) == ["config.json", "/checkpoints/y"]
 
 
 @pytest.mark.parametrize(
