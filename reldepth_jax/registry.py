@@ -1,9 +1,11 @@
 """Named plug-ins, found by reading their source files and imported only when one is made.
 
-A plug-in is one new file in its package: a class or function under `@REGISTRY.register("name")`.
-The file is parsed, not imported, to learn names and options, so that a typo in a configuration is
-answered in milliseconds and without JAX. Options are the parameters (or dataclass fields) that have
-a default; parameters without one are supplied by the caller of `create`.
+A plug-in is one new file: a class or function under `@REGISTRY.register("name")`. It lies in the
+package of its kind, or in a folder that the environment variable RELDEPTH_PLUGINS names (see
+`reldepth_jax.plugins`), or that `extend` adds. The file is parsed, not imported, to learn names and
+options, so that a typo in a configuration is answered in milliseconds and without JAX. Options are
+the parameters (or dataclass fields) that have a default; parameters without one are supplied by the
+caller of `create`.
 """
 
 import ast
@@ -12,9 +14,13 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
+
+from reldepth_jax import plugins
+from reldepth_jax.errors import UserError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -34,9 +40,11 @@ class Entry:
 
 
 class Registry:
-    """Plug-ins of one kind, all in the modules of one package."""
+    """Plug-ins of one kind: those of one package, and those from folders outside."""
 
-    def __init__(self, kind: str, package: str):
+    def __init__(self, name: str, kind: str, package: str):
+        """Take the variable's own name, what a plug-in is called in messages, and the package."""
+        self.name = name
         self.kind = kind
         self._package = package
         self._made: dict[str, Callable[..., Any]] = {}
@@ -47,7 +55,7 @@ class Registry:
 
         def decorate(made: T) -> T:
             if name in self._made:
-                raise ValueError(f"two plug-ins are called {self.kind} {name!r}")
+                raise _two(self.kind, name)
             self._made[name] = made
             self._extras[name] = extras
             return made
@@ -59,17 +67,32 @@ class Registry:
         """Every plug-in by name, sorted; read from the sources without importing them."""
         spec = importlib.util.find_spec(self._package)
         assert spec is not None
-        assert spec.submodule_search_locations is not None
         found: dict[str, Entry] = {}
-        for folder in spec.submodule_search_locations:
-            for path in sorted(pathlib.Path(folder).rglob("*.py")):
-                parts = path.relative_to(folder).with_suffix("").parts
-                module = ".".join((self._package, *parts)).removesuffix(".__init__")
-                for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                    name = _registered_name(node)
-                    if name is not None:
-                        found[name] = Entry(module, _options(node))
+        for folder in spec.submodule_search_locations or ():
+            self._read(folder, self._package, found)
+        for folder in plugins.__path__:
+            self._read(folder, plugins.__name__, found)
         return dict(sorted(found.items()))
+
+    def extend(self, folder: str) -> None:
+        """Add what a folder of `reldepth_jax.plugins` holds of this kind."""
+        self._read(folder, plugins.__name__, self.entries)
+
+    def _read(self, folder: str, package: str, found: dict[str, Entry]) -> None:
+        """Add the plug-ins in the files of a folder, whose modules are those of `package`."""
+        for path in sorted(pathlib.Path(folder).rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            try:
+                nodes = ast.parse(path.read_text(encoding="utf-8")).body
+            except (SyntaxError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: {error}") from None
+            for node in nodes:
+                name = _registered_name(node, self.name)
+                if name is not None:
+                    if name in found:
+                        raise _two(self.kind, name)
+                    module = ".".join((package, *parts)).removesuffix(".__init__")
+                    found[name] = Entry(module, _options(node))
 
     def lookup(self, name: str) -> Entry:
         """Return the entry of `name`; ValueError with the nearest name if there is none."""
@@ -91,14 +114,30 @@ class Registry:
         return self._extras[name]
 
 
-def _registered_name(node: ast.stmt) -> str | None:
-    """Return the name in `@X.register("name", …)` above a class or function."""
+def extend(folder: str | os.PathLike[str]) -> None:
+    """Add the plug-ins in the files of a folder, here and in the processes started from now on."""
+    plugins.__path__.append(os.path.abspath(folder))
+    os.environ["RELDEPTH_PLUGINS"] = os.pathsep.join(plugins.__path__)
+    for registry in (ENCODERS, LOSSES, PAIR_SAMPLERS, PRESETS, PROTOCOLS, SOURCES):
+        registry.extend(plugins.__path__[-1])
+
+
+def _two(kind: str, name: str) -> ValueError:
+    return ValueError(f"two plug-ins are called {kind} {name!r}")
+
+
+def _registered_name(node: ast.stmt, registry: str) -> str | None:
+    """Return the name in `@REGISTRY.register("name", …)` above a class or function."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         for decorator in node.decorator_list:
             match decorator:
                 case ast.Call(
-                    func=ast.Attribute(attr="register"), args=[ast.Constant(value=str(name)), *_]
-                ):
+                    func=ast.Attribute(
+                        attr="register",
+                        value=ast.Name(id=written) | ast.Attribute(attr=written),
+                    ),
+                    args=[ast.Constant(value=str(name)), *_],
+                ) if written == registry:
                     return name
     return None
 
@@ -125,9 +164,9 @@ def _options(node: ast.stmt) -> dict[str, tuple[str, str]]:
     }
 
 
-ENCODERS = Registry("encoder", "reldepth_jax.models.encoders")
-LOSSES = Registry("loss", "reldepth_jax.losses")
-PAIR_SAMPLERS = Registry("pair sampler", "reldepth_jax.samplers")
-PRESETS = Registry("network", "reldepth_jax.weights.presets")
-PROTOCOLS = Registry("evaluation protocol", "reldepth_jax.evaluation.protocols")
-SOURCES = Registry("data source", "reldepth_jax.data.sources")
+ENCODERS = Registry("ENCODERS", "encoder", "reldepth_jax.models.encoders")
+LOSSES = Registry("LOSSES", "loss", "reldepth_jax.losses")
+PAIR_SAMPLERS = Registry("PAIR_SAMPLERS", "pair sampler", "reldepth_jax.samplers")
+PRESETS = Registry("PRESETS", "network", "reldepth_jax.weights.presets")
+PROTOCOLS = Registry("PROTOCOLS", "evaluation protocol", "reldepth_jax.evaluation.protocols")
+SOURCES = Registry("SOURCES", "data source", "reldepth_jax.data.sources")

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import jax
 import pytest
@@ -31,6 +32,24 @@ def strides_encoder():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS.entries, "strides", Entry("tests.kills.plugins", {}))
         yield
+
+
+@pytest.fixture
+def plugin_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Return a folder; `registry.extend` may add what is written there for the time of a test."""
+    from reldepth_jax import plugins, registry
+
+    monkeypatch.setenv("RELDEPTH_PLUGINS", os.pathsep.join(plugins.__path__))
+    monkeypatch.setattr(plugins, "__path__", list(plugins.__path__))
+    for kind in vars(registry).values():
+        if isinstance(kind, registry.Registry):
+            for name in ("entries", "_made", "_extras"):
+                monkeypatch.setattr(kind, name, dict(getattr(kind, name)))
+    for name in [name for name in sys.modules if name.startswith("reldepth_jax.plugins.")]:
+        monkeypatch.delitem(sys.modules, name)
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(autouse=True)

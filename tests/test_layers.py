@@ -13,7 +13,8 @@ import pytest
 import reldepth_jax
 
 LAYERS = [
-    {"errors", "types", "registry", "failpoints", "runtime", "curves"},
+    {"errors", "plugins"},
+    {"types", "registry", "failpoints", "runtime", "curves"},
     {"config", "ops"},
     {"models", "samplers", "metrics", "data.images"},
     {"losses", "data.cropping"},

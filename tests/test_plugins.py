@@ -3,6 +3,8 @@
 import functools
 import math
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import cast
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from reldepth_jax import registry
 from reldepth_jax.config import load
+from reldepth_jax.errors import UserError
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
 from reldepth_jax.training.compiled_step import step_function
@@ -217,7 +221,7 @@ def test_plug_ins_are_found_without_importing_them(tmp_path: pathlib.Path, monke
         "    return (size, color)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    toys = Registry("toy", "toys")
+    toys = Registry("TOYS", "toy", "toys")
     assert list(toys.entries) == ["ball"]
     assert toys.lookup("ball").options == {"color": ("str", "'red'")}
     with pytest.raises(ValueError, match="unknown toy 'bal'. Did you mean 'ball'"):
@@ -226,8 +230,37 @@ def test_plug_ins_are_found_without_importing_them(tmp_path: pathlib.Path, monke
         toys.create("ball", size=1)
 
 
+LOSS_FILE = """
+import math
+from reldepth_jax.registry import LOSSES
+
+@LOSSES.register("flat")
+def flat(*, slope: float = 0.5):
+    return math.floor
+"""
+
+
+def test_plug_ins_of_folders_outside_are_found_here_and_in_new_processes(
+    plugin_folder: pathlib.Path,
+):
+    (plugin_folder / "flat.py").write_text(LOSS_FILE)
+    with pytest.raises(ValueError, match="unknown loss 'flat'"):
+        LOSSES.lookup("flat")
+    registry.extend(plugin_folder)
+    assert LOSSES.lookup("flat").options == {"slope": ("float", "0.5")}
+    assert LOSSES.create("flat") is math.floor
+    assert "flat" not in PAIR_SAMPLERS.entries
+    program = "from reldepth_jax.registry import LOSSES; print(LOSSES.create('flat')(2.5))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "2\n"
+    with pytest.raises(ValueError, match="two plug-ins are called loss 'flat'"):
+        registry.extend(plugin_folder)
+    (plugin_folder / "flat.py").write_text("def")
+    with pytest.raises(UserError, match=r"flat\.py.*invalid syntax"):
+        registry.extend(plugin_folder)
+
+
 def test_one_name_cannot_be_registered_twice():
-    toys = Registry("toy", "reldepth_jax.losses")
+    toys = Registry("TOYS", "toy", "reldepth_jax.losses")
     toys.register("x")(dict)
     with pytest.raises(ValueError, match="two plug-ins are called toy 'x'"):
         toys.register("x")(list)
