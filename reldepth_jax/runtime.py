@@ -1,4 +1,4 @@
-"""How the process is set up on CPU: the one place for it, with the measured reason."""
+"""How the process is set up for its device, with the measured reasons."""
 
 import ctypes
 import functools
@@ -11,20 +11,26 @@ import jax
 
 T = TypeVar("T")
 
+
+def on_cpu() -> bool:
+    """Return whether this process computes on CPU: the switch of all that is done for CPU alone."""
+    return jax.default_backend() == "cpu"
+
+
 _EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Matrix products and convolutions by Eigen, not by YNN, which XLA has put before it."""
+"""Matrix products and convolutions by Eigen instead of YNN, XLA's newer default."""
 
 
 @functools.cache
 def compiler_options() -> dict[str, str] | None:
     """Return the `compiler_options` of `jax.jit` for training and fast prediction on CPU.
 
-    None on other devices, and where XLA does not know them. CPU time: the training step of
+    None on other devices, and if this XLA does not know them. CPU time: the training step of
     ResNet-50, 256x256, batch 4, takes 0.73 times as long on one core, 0.78 on two; its 3x3
     convolutions forward and to their inputs are 1.1 times slower, to their kernels 2.4 times
     faster.
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return None
     try:
         jax.jit(lambda x: x, compiler_options=_EIGEN).lower(0.0).compile()
@@ -36,11 +42,11 @@ def compiler_options() -> dict[str, str] | None:
 def keep_compiled() -> None:
     """Keep what XLA compiles for the next process, in `JAX_COMPILATION_CACHE_DIR` if that is set.
 
-    Else in the user's cache, by host, since CPUs differ; nowhere if that cannot be written. The
-    training step of ResNet-50 compiles in 20 s on two cores and is read in five.
+    By default it is kept in the user's cache, by host, since CPUs differ; nowhere if that cannot be
+    written. The training step of ResNet-50 compiles in 20 s on two cores and is read in five.
 
-    All of it, not only what takes a second to compile, which is JAX's default: a run of
-    `configs/smoke.py` then takes 11 s at its second start instead of 19, and 1.5 MB of cache.
+    Everything is kept, not only what takes a second to compile, which is JAX's default: the second
+    start of `configs/smoke.py` takes 11 s instead of 19, with 1.5 MB of cache.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -57,17 +63,16 @@ def keep_compiled() -> None:
 
 
 def set_up() -> None:
-    """Set what programs that compute on CPU gain from, before JAX has computed anything.
+    """Make computations on CPU faster; call it before JAX has computed anything.
 
-    Freed memory is kept, where the allocator is glibc's (Linux): else every step and every
-    prediction gives its activations back to the system and faults them in again. And computations
-    run in the thread that asks for them, if their arguments are there (`ready`): large arrays
-    then come from the allocator's main arena, which alone can keep them, and the threads of XLA
-    have arenas of their own.
+    With glibc's allocator (Linux), freed memory is kept; otherwise every step and every prediction
+    returns its activations to the system and faults them in again. Only the allocator's main arena
+    can keep large arrays, and the threads of XLA have other arenas, so computations run in the
+    calling thread, provided that their arguments are there (`ready`).
 
-    Measured on two cores, processes in turn: training with `configs/ranking.py` 57 images/s for 46;
-    the training step of ResNet-50, 256x256, batch 4, 2.1 s for 2.7; a fast prediction of 384x384
-    0.18 s for 0.22.
+    Measured on two cores, processes in turn: training with `configs/ranking.py` 57 images/s
+    instead of 46; the training step of ResNet-50, 256x256, batch 4, 2.1 s instead of 2.7; a fast
+    prediction of 384x384 0.18 s instead of 0.22.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not sys.platform.startswith("linux"):
@@ -80,9 +85,9 @@ def set_up() -> None:
 
 
 def ready(arrays: T) -> T:
-    """Return the arrays, on CPU when they are computed; elsewhere the device's queue sees to it.
+    """Return the arrays; on CPU wait until they are computed.
 
-    Else what is computed from them would not run in the thread that asks for it (see `set_up`), and
-    neither would what is computed from that.
+    What is computed from arrays that are still pending does not run in the calling thread, which
+    `set_up` needs.
     """
-    return jax.block_until_ready(arrays) if jax.default_backend() == "cpu" else arrays
+    return jax.block_until_ready(arrays) if on_cpu() else arrays

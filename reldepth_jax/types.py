@@ -66,7 +66,7 @@ class Pairs(NamedTuple):
     second: Int[Array, "b n"]
     valid: Bool[Array, "b n"]
     relation: Int[Array, "b n"] | None = None
-    """What annotators said; UNKNOWN, or None for all pairs: depth decides (see `pairs.labels`)."""
+    """What annotators said. UNKNOWN, or None for all pairs: depth decides (`ops.pairs.label`)."""
 
 
 @runtime_checkable

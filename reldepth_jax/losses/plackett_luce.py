@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from reldepth_jax.errors import UserError
-from reldepth_jax.ops.gather_pairs import gather
+from reldepth_jax.ops.pairs import gather
 from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Pairs
 

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from reldepth_jax.errors import UserError
-from reldepth_jax.ops.gather_pairs import gather
-from reldepth_jax.ops.pair_labels import label
-from reldepth_jax.ops.smallest import smallest
+from reldepth_jax.ops.pairs import gather, label
+from reldepth_jax.ops.smallest import smallest_mask
 from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Pairs
 
@@ -39,6 +38,16 @@ def pair_loss(
     logistic = jax.nn.softplus(-jnp.where(unequal, difference, 0.0) * relation)
     square = jnp.square(jnp.where(unequal, 0.0, difference))
     return jnp.where(unequal, logistic, square)
+
+
+def labelled_pair_losses(
+    score: Float[Array, "b h w"], batch: Batch, pairs: Pairs, *, sigma: float
+) -> tuple[Float[Array, "b n"], Int[Array, "b n"], Bool[Array, "b n"]]:
+    """Return `pair_loss` and relation of each pair, and which count; see `ops.pairs.label`."""
+    relation, counted = label(batch, pairs, sigma=sigma)
+    score_i, score_j = gather(score.astype(jnp.float32), pairs)
+    losses = pair_loss(jnp.where(counted, score_i, 0.0), jnp.where(counted, score_j, 0.0), relation)
+    return losses, relation, counted
 
 
 def ranking_loss(
@@ -68,7 +77,7 @@ def ranking_loss(
     if drop_easiest > 0:
         unequal = where & (relation != 0)
         dropped = jnp.floor(drop_easiest * jnp.sum(unequal)).astype(jnp.int32)
-        easiest = smallest(jnp.where(unequal, losses, jnp.inf).ravel(), dropped)
+        easiest = smallest_mask(jnp.where(unequal, losses, jnp.inf).ravel(), dropped)
         kept &= ~easiest.reshape(losses.shape)
     return mean_of_kept(losses, kept, average)
 
@@ -86,7 +95,7 @@ def mean_of_kept(
 @LOSSES.register("ranking")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankingLoss:
-    """`ranking_loss` of the step's pairs, labelled by `pairs.labels.label`."""
+    """`ranking_loss` of the step's pairs, labelled by `ops.pairs.label`."""
 
     sigma: float = 0.02
     drop_easiest: float = 0.25

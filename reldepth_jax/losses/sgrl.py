@@ -22,10 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reldepth_jax.errors import UserError
-from reldepth_jax.losses.ranking import mean_of_kept, pair_loss
-from reldepth_jax.ops.gather_pairs import gather
+from reldepth_jax.losses.ranking import labelled_pair_losses, mean_of_kept
 from reldepth_jax.ops.normalise import relative_disparity
-from reldepth_jax.ops.pair_labels import label
 from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Pairs
 
@@ -52,11 +50,6 @@ class StructureGuidedRankingLoss:
         """Return the loss of a batch; `Loss` protocol."""
         disparity = relative_disparity(batch["depth"], batch["mask"])
         capped: Batch = {**batch, "depth": 1 / (disparity + _SMALLEST_DISPARITY)}
-        relation, counted = label(capped, pairs, sigma=self.sigma)
-        score_i, score_j = gather(score.astype(jnp.float32), pairs)
-        losses = pair_loss(
-            jnp.where(counted, score_i, 0.0), jnp.where(counted, score_j, 0.0), relation
-        )
-        return mean_of_kept(
-            jnp.where(relation == 0, self.alpha * losses, losses), counted, "images"
-        )
+        losses, relation, counted = labelled_pair_losses(score, capped, pairs, sigma=self.sigma)
+        weighted = jnp.where(relation == 0, self.alpha * losses, losses)
+        return mean_of_kept(weighted, counted, "images")

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.aligned import aligned_residual, mean_of_images
-from reldepth_jax.ops.smallest import smallest
+from reldepth_jax.ops.smallest import smallest_mask
 from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Pairs
 
@@ -75,5 +75,5 @@ class ScaleShiftInvariantTrimmedMAE:
         residual, mask = aligned_residual(score, batch, "median_mad")
         size = jnp.where(mask, jnp.abs(residual), jnp.inf).reshape(mask.shape[0], -1)
         number = jnp.floor((1 - self.trim) * jnp.sum(mask, axis=(1, 2))).astype(jnp.int32)
-        total = jnp.sum(jnp.where(smallest(size, number), size, 0.0), axis=1)
+        total = jnp.sum(jnp.where(smallest_mask(size, number), size, 0.0), axis=1)
         return mean_of_images(total / 2, mask)

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reldepth_jax.errors import UserError
-from reldepth_jax.losses.ranking import mean_of_kept, pair_loss
-from reldepth_jax.ops.gather_pairs import gather
-from reldepth_jax.ops.pair_labels import label
-from reldepth_jax.ops.smallest import smallest
+from reldepth_jax.losses.ranking import labelled_pair_losses, mean_of_kept
+from reldepth_jax.ops.smallest import smallest_mask
 from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Pairs
 
@@ -43,11 +41,7 @@ class YouTube3DLoss:
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
     ) -> Float[Array, ""]:
         """Return the loss of a batch; `Loss` protocol."""
-        relation, counted = label(batch, pairs, sigma=self.sigma)
-        score_i, score_j = gather(score.astype(jnp.float32), pairs)
-        losses = pair_loss(
-            jnp.where(counted, score_i, 0.0), jnp.where(counted, score_j, 0.0), relation
-        )
+        losses, _, counted = labelled_pair_losses(score, batch, pairs, sigma=self.sigma)
         number = jnp.floor(self.keep * jnp.sum(counted, axis=1)).astype(jnp.int32)
-        kept = smallest(jnp.where(counted, -losses, jnp.inf), number)
+        kept = smallest_mask(jnp.where(counted, -losses, jnp.inf), number)
         return mean_of_kept(losses, kept, "pairs")

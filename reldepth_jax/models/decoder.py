@@ -1,4 +1,4 @@
-"""Residual convolution units and multi-scale fusion.
+"""The decoder: residual convolution units and multi-scale fusion.
 
 Source: Xian et al., CVPR 2018, Section 3.3 and Figure 4, after RefineNet. Axes: b h w c.
 """
@@ -9,8 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.config import ModelConfig
-from reldepth_jax.models.batch_norm import BatchNorm
-from reldepth_jax.models.layers import Initializer, conv, he_fan_out
+from reldepth_jax.models.layers import BatchNorm, Initializer, call, conv, he_fan_out
 from reldepth_jax.ops.upsample import upsample_2x
 
 _gaussian: Initializer = jax.nn.initializers.normal(0.01)
@@ -111,3 +110,30 @@ class FeatureFusionBlock(nnx.Module):
             x = self.narrow_before(x)
         x = upsample_2x(x, align_corners=self.align_corners)
         return x if self.narrow_after is None else self.narrow_after(x)
+
+
+class Decoder(nnx.Module):
+    """Four fusion stages, applied from the coarsest to the finest tap."""
+
+    remat = False
+    """Whether the gradient recomputes each stage instead of keeping its values."""
+
+    def __init__(self, config: ModelConfig, channels: tuple[int, int, int, int], *, rngs: nnx.Rngs):
+        last = len(channels) - 1
+        widths = [config.decoder_width * multiple for multiple in config.widening]
+        self.fusion = nnx.List(
+            [
+                FeatureFusionBlock(config, c, width, finer_width, coarsest=index == last, rngs=rngs)
+                for index, (c, width, finer_width) in enumerate(
+                    zip(channels, widths, [widths[0], *widths[:-1]], strict=True)
+                )
+            ]
+        )
+
+    def __call__(self, taps: list[Float[Array, "b _h _w _c"]]) -> Float[Array, "b _h _w c"]:
+        """Return features at half the resolution of the image; `taps` finest first."""
+        x = None
+        for fusion, tap in reversed(list(zip(self.fusion, taps, strict=True))):
+            x = call(fusion, tap, x, remat=self.remat)
+        assert x is not None
+        return x

@@ -6,8 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.config import ModelConfig
-from reldepth_jax.models.batch_norm import BatchNorm
 from reldepth_jax.models.decoder import decoder_conv
+from reldepth_jax.models.layers import BatchNorm
 from reldepth_jax.ops.upsample import upsample_2x
 
 

@@ -1,4 +1,7 @@
-"""Building blocks with torch's padding, momentum and initialisation. Axes: b h w c."""
+"""Building blocks with torch's padding, momentum and initialisation. Axes: b h w c.
+
+On CPU they compute in the forms of `models.cpu`.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,7 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.cpu.convolution import Conv, convolve
+from reldepth_jax import runtime
+from reldepth_jax.models.cpu.batch_norm import batch_norm
+from reldepth_jax.models.cpu.convolution import Conv
 
 Initializer = Callable[..., Any]
 
@@ -35,7 +40,7 @@ def conv(
     even size by (0, 1) where torch pads (1, 1). `init` None: He over the fan-out of one group, the
     channels that an input reaches, as in TensorFlow's EfficientNet; torch counts all groups.
     """
-    return Conv(
+    return (Conv if runtime.on_cpu() else nnx.Conv)(
         channels_in,
         channels_out,
         (size, size),
@@ -45,13 +50,37 @@ def conv(
         use_bias=bias,
         dtype=dtype,
         kernel_init=init or jax.nn.initializers.variance_scaling(2.0 * groups, "fan_out", "normal"),
-        conv_general_dilated=convolve,
         rngs=rngs,
     )
 
 
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation in float32; the output has the dtype of the input.
+
+    Source: Ioffe and Szegedy, ICML 2015. momentum 0.9 is torch's 0.1. The running variance is the
+    biased one; torch keeps the unbiased, n / (n - 1) times as large.
+    """
+
+    def __init__(
+        self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9, rngs: nnx.Rngs
+    ):
+        super().__init__(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:  # pyright: ignore[reportIncompatibleMethodOverride]: no mask here
+        """Normalise over b, h and w."""
+        wide = x.astype(jnp.float32)
+        if self.use_running_average or not runtime.on_cpu():
+            return super().__call__(wide).astype(x.dtype)
+        assert self.scale is not None
+        assert self.bias is not None
+        y, mean, var = batch_norm(wide, self.scale[...], self.bias[...], self.epsilon)
+        for running, new in ((self.mean, mean), (self.var, var)):
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * new
+        return y.astype(x.dtype)
+
+
 def call(block: Callable[..., Array], *inputs: Array | None, remat: bool) -> Array:
-    """Return what the block returns; with `remat` it is computed again for the gradient."""
+    """Return what the block returns; with `remat` its gradient recomputes it."""
     if not remat:
         return block(*inputs)
     return nnx.remat(lambda block, *inputs: block(*inputs))(block, *inputs)
@@ -60,8 +89,8 @@ def call(block: Callable[..., Array], *inputs: Array | None, remat: bool) -> Arr
 def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w c"]:
     """Maximum over 3x3 windows at stride 2, padding 1, height and width even.
 
-    As maxima of strided slices: the gradient is comparisons, several times faster on CPU than the
-    select-and-scatter that XLA makes of `reduce_window`. Where values tie they share the gradient.
+    Maxima of strided slices, on every device: the gradient is comparisons, several times faster on
+    CPU than XLA's select-and-scatter for `reduce_window`. Equal values share the gradient.
     """
     for axis in (1, 2):
         even = x[(slice(None),) * axis + (slice(0, None, 2),)]

@@ -1,10 +1,9 @@
 """The paper's network: encoder, decoder with multi-scale fusion, adaptive output.
 
-Source: Xian et al., CVPR 2018, Section 3.3 and Figure 4. What the figure leaves open, and what its
-published relatives changed, stands with its reason in `reldepth_jax.config.ModelConfig`.
+Source: Xian et al., CVPR 2018, Section 3.3 and Figure 4. `reldepth_jax.config.ModelConfig` explains
+what the figure leaves open and what published networks changed.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -13,9 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from reldepth_jax.config import ModelConfig
-from reldepth_jax.models.decoder import FeatureFusionBlock
+from reldepth_jax.models.decoder import Decoder
 from reldepth_jax.models.head import HEADS
-from reldepth_jax.models.layers import call
 from reldepth_jax.registry import ENCODERS
 from reldepth_jax.types import Encoder
 
@@ -29,33 +27,6 @@ NORMALISATIONS = {
     "tf": lambda images: (images * 255 - 127) / 128,
 }
 """By `ModelConfig.normalisation`: RGB in [0, 1] -> what the encoder's weights expect."""
-
-
-class Decoder(nnx.Module):
-    """Four fusion stages, applied from the coarsest to the finest tap."""
-
-    remat = False
-    """Whether each stage is computed again for the gradient."""
-
-    def __init__(self, config: ModelConfig, channels: tuple[int, int, int, int], *, rngs: nnx.Rngs):
-        last = len(channels) - 1
-        widths = [config.decoder_width * multiple for multiple in config.widening]
-        self.fusion = nnx.List(
-            [
-                FeatureFusionBlock(config, c, width, finer_width, coarsest=index == last, rngs=rngs)
-                for index, (c, width, finer_width) in enumerate(
-                    zip(channels, widths, [widths[0], *widths[:-1]], strict=True)
-                )
-            ]
-        )
-
-    def __call__(self, taps: list[Float[Array, "b _h _w _c"]]) -> Float[Array, "b _h _w c"]:
-        """Return features at half the resolution of the image; `taps` finest first."""
-        x = None
-        for fusion, tap in reversed(list(zip(self.fusion, taps, strict=True))):
-            x = call(fusion, tap, x, remat=self.remat)
-        assert x is not None
-        return x
 
 
 class RelDepthNet(nnx.Module):
@@ -77,7 +48,7 @@ class RelDepthNet(nnx.Module):
         return -output if self.output == "disparity" else output
 
     def raw(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
-        """Return what the head gives: `ModelConfig.output` tells the sign."""
+        """Return the head's output, whose sign is that of `ModelConfig.output`."""
         height, width = images.shape[1:3]
         if height % 32 or width % 32:
             raise ValueError(f"height and width must be multiples of 32, got {height}x{width}")
@@ -104,7 +75,7 @@ def graph_definition(
     """Return the static part of the model, to `nnx.merge` with parameters and statistics.
 
     In training BatchNorm normalises with the statistics of the batch and updates its running ones,
-    but where `frozen_statistics` are; otherwise it normalises with the running ones.
+    except in the frozen part; otherwise it normalises with the running ones.
     """
     view = nnx.view(model, use_running_average=True)
     if training and frozen_statistics != "all":
@@ -117,18 +88,6 @@ def graph_definition(
     return nnx.split(view)[0]
 
 
-def make_forward(
-    model: RelDepthNet,
-) -> Callable[[nnx.State, nnx.State, Images], Float[Array, "b h w"]]:
-    """Return `forward(params, stats, images) -> score`, with BatchNorm's running statistics."""
-    graph = graph_definition(model, training=False)
-
-    def forward(params: nnx.State, stats: nnx.State, images: Images) -> Float[Array, "b h w"]:
-        return nnx.merge(graph, params, stats)(as_float(images))
-
-    return forward
-
-
 def as_float(images: Images) -> Float[Array, "b h w 3"]:
-    """Return images in [0, 1]: bytes, as most travel to the device, as float32, others as is."""
+    """Return images in [0, 1]: uint8 as float32 over 255, others unchanged."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images

@@ -1,4 +1,4 @@
-"""The smallest of many numbers by counting, where only which they are matters, not their order.
+"""The smallest of many numbers by counting, where their order does not matter.
 
 The number of a rank is found bit by bit, with one count of what lies below for each. On one CPU
 core 24,000 float32 take 0.24 ms, against 4.3 ms for a sort (jax 0.10). Nothing has a gradient.
@@ -10,14 +10,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 
-def smallest(numbers: Float[Array, "*b n"], count: Int[Array, "*b"]) -> Bool[Array, "*b n"]:
-    """Return which are the `count` smallest numbers; of equal ones the earlier."""
+def smallest_mask(numbers: Float[Array, "*b n"], count: Int[Array, "*b"]) -> Bool[Array, "*b n"]:
+    """Return True at the `count` smallest numbers; of equal ones the earlier is smaller."""
     keys, number, index = _of_rank(numbers, count)
     return (keys < number) | ((keys == number) & (_places(keys) < index))
 
 
 def index_of_rank(numbers: Float[Array, "*b n"], rank: Int[Array, "*b"]) -> Int[Array, "*b"]:
-    """Return where the number stands that a stable sort puts at `rank`, from 0 to n-1."""
+    """Return the index of the number that a stable sort puts at `rank`, from 0 to n-1."""
     return _of_rank(numbers, rank)[2][..., 0].astype(jnp.int32)
 
 

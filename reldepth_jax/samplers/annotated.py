@@ -13,10 +13,7 @@ from reldepth_jax.types import Batch, Pairs
 @PAIR_SAMPLERS.register("annotated")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnnotatedPairs:
-    """Draws nothing: a step has the annotated pairs of its batch alone (`labels.with_annotated`).
-
-    Depth maps are not looked at for pairs, not even of sources that have them.
-    """
+    """Draws nothing: a step uses only its batch's annotated pairs (`ops.pairs.with_annotated`)."""
 
     needs = ("pairs",)
 

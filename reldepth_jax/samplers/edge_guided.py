@@ -1,7 +1,7 @@
 """Point pairs across the edges of the image.
 
-Source: Xian et al., CVPR 2020, Section 3.3, "edge-guided sampling"; see `pairs.across` for how
-points are placed, and for deviations.
+Source: Xian et al., CVPR 2020, Section 3.3, "edge-guided sampling"; see `samplers.edge_points`
+for how points are placed, and for deviations.
 """
 
 import dataclasses
@@ -12,7 +12,12 @@ from jaxtyping import Array, Key
 
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import PAIR_SAMPLERS
-from reldepth_jax.samplers.edge_points import neighbours, pairs_across, require_distances, sobel
+from reldepth_jax.samplers.edge_points import (
+    neighbours,
+    pairs_across_edges,
+    require_distances,
+    sobel,
+)
 from reldepth_jax.types import Batch, Pairs
 
 
@@ -50,7 +55,7 @@ class EdgeGuidedPairs:
         strength = jnp.hypot(*gradient)
         strongest = jnp.max(strength, axis=(1, 2), keepdims=True)
         edge = (strength > 0) & (strength >= self.threshold * strongest)
-        return pairs_across(
+        return pairs_across_edges(
             key,
             gradient,
             edge,

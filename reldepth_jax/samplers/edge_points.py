@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from reldepth_jax.errors import UserError
-from reldepth_jax.samplers.masked_draws import choose
+from reldepth_jax.samplers.masked_draws import draw_pixels
 from reldepth_jax.types import Pairs
 
 ACROSS = 1
-"""Pair number `i` is across the edge where `i % 3` is this, else on one side of it."""
+"""Pair number `i` is across the edge where `i % 3` is this; other pairs are on one side of it."""
 
 
 def sobel(
@@ -31,7 +31,7 @@ def sobel(
     """Return the row and the column gradient of Sobel's operator; 0 on the border of the image.
 
     Args:
-      neighbour: gives the values at so many rows down and columns right of each inner pixel.
+      neighbour: (rows, columns) -> the values so far down and to the right of each inner pixel.
     """
 
     def line(row: int, column: int) -> Array:
@@ -54,7 +54,7 @@ def neighbours(values: Int[Array, "b h w"]) -> Callable[[int, int], Int[Array, "
     ]
 
 
-def pairs_across(
+def pairs_across_edges(
     key: Key[Array, ""],
     gradient: tuple[Float[Array, "b h w"], Float[Array, "b h w"]],
     edge: Bool[Array, "b h w"],
@@ -78,7 +78,7 @@ def pairs_across(
     images, height, width = mask.shape
     number = -(-num_pairs // 3)
     anchor_key, distance_key = jax.random.split(key)
-    anchor, found = choose(anchor_key, edge.reshape(images, -1), number)
+    anchor, found = draw_pixels(anchor_key, edge.reshape(images, -1), number)
     down, right = (
         jnp.take_along_axis(g.reshape(images, -1), anchor, axis=1)[..., None] for g in gradient
     )

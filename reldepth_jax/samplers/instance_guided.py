@@ -4,7 +4,7 @@ Source: the idea of Xian et al., CVPR 2020, Section 3.3, "instance-guided sampli
 our definition; their code for it is not part of their release.
 Anchors are the inner pixels of the image that have a neighbour of another instance (or of none).
 The gradient at an anchor is Sobel's of its own instance's mask, so a, b | c, d lie as in
-`pairs.across`, c and d on the anchor's side. Of these pairs count only (b, c) of two instances, or
+`edge_points`, c and d on the anchor's side. Of these pairs count only (b, c) of two instances, or
 of one and its surroundings, and (a, b) and (c, d) within one instance or within the surroundings: a
 point that overshoots a small thing makes no pair that is not what it is meant to be.
 """
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from reldepth_jax.errors import UserError
-from reldepth_jax.ops.gather_pairs import gather
+from reldepth_jax.ops.pairs import gather
 from reldepth_jax.registry import PAIR_SAMPLERS
 from reldepth_jax.samplers.edge_points import (
     ACROSS,
     neighbours,
-    pairs_across,
+    pairs_across_edges,
     require_distances,
     sobel,
 )
@@ -57,7 +57,7 @@ class InstanceGuidedPairs:
         at = neighbours(ids)
         own = at(0, 0)
         down, right = sobel(lambda row, column: (at(row, column) == own).astype(jnp.int32))
-        pairs = pairs_across(
+        pairs = pairs_across_edges(
             key,
             (down, right),
             (down != 0) | (right != 0),
@@ -65,6 +65,6 @@ class InstanceGuidedPairs:
             num_pairs=self.num_pairs,
             distances=self.distances,
         )
-        one, other = gather(ids, pairs)
+        first, second = gather(ids, pairs)
         across = (jnp.arange(self.num_pairs) % 3 == ACROSS).reshape(1, -1)
-        return pairs._replace(valid=pairs.valid & ((one != other) == across))
+        return pairs._replace(valid=pairs.valid & ((first != second) == across))

@@ -22,12 +22,11 @@ from reldepth_jax.types import Batch, Pairs, PairSampler
 class MixedPairs:
     """`num_pairs[i]` pairs of `samplers[i]`, which has its default options otherwise.
 
-    The pairs are interleaved: however many are taken from the front (`budget.limited`), the
-    samplers have their shares of them.
+    The pairs are interleaved: the first so many (`ops.pairs.limited`) have each sampler's share.
     """
 
     samplers: tuple[str, ...] = ("uniform", "edge_guided")
-    """Names of samplers that take `num_pairs`; a name may stand but once."""
+    """Names of samplers that take `num_pairs`; each at most once."""
     num_pairs: tuple[int, ...] = (1000, 2000)
 
     def __post_init__(self):
@@ -37,7 +36,7 @@ class MixedPairs:
                 f" {self.num_pairs} for {self.samplers}"
             )
         if len(set(self.samplers)) < len(self.samplers):
-            raise UserError(f"pairs.samplers: each may stand but once, got {self.samplers}")
+            raise UserError(f"pairs.samplers: each may occur only once, got {self.samplers}")
         for name, number in zip(self.samplers, self.num_pairs, strict=True):
             try:
                 entry = PAIR_SAMPLERS.lookup(name)

@@ -1,6 +1,6 @@
 """Random point pairs, uniform over the valid pixels of each image.
 
-Source: Xian et al., CVPR 2018, Section 4.1: "3K point pairs" an image, drawn anew in every
+Source: Xian et al., CVPR 2018, Section 4.1: "3K point pairs" an image, drawn in every
 iteration. Axes: b h w, n pairs.
 """
 
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from reldepth_jax.errors import UserError
+from reldepth_jax.ops.pairs import limited
 from reldepth_jax.registry import PAIR_SAMPLERS
-from reldepth_jax.samplers.budget import limited
-from reldepth_jax.samplers.masked_draws import mark, nth
+from reldepth_jax.samplers.masked_draws import nth_valid_pixel, pack_mask
 from reldepth_jax.types import Batch, Pairs
 
 
@@ -24,8 +24,8 @@ class UniformPairs:
 
     num_pairs: int = 3000
     padded_to: int = 0
-    """Draw so many instead, of which the first `num_pairs` count: the pairs, and the shapes, of a
-    step that serves several budgets (see `pairs.budget`). 0: no more than count."""
+    """Draw so many, of which the first `num_pairs` count: one compiled step serves several budgets
+    (see `ops.pairs.limited`). 0: no padding."""
 
     def __post_init__(self):
         if self.num_pairs < 1:
@@ -37,7 +37,7 @@ class UniformPairs:
             )
 
     def shared(self) -> tuple["UniformPairs", int | None]:
-        """Return the sampler whose first so many pairs are drawn, one for all budgets."""
+        """Return the sampler that all budgets share, and how many of its pairs count."""
         if not self.padded_to:
             return self, None
         return UniformPairs(num_pairs=self.padded_to), self.num_pairs
@@ -45,8 +45,8 @@ class UniformPairs:
     def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:
         """Draw `num_pairs` an image; all invalid in an image with fewer than two valid pixels."""
         mask = batch["mask"].reshape(batch["mask"].shape[0], -1)
-        marked = mark(mask)
-        count = marked.total
+        packed = pack_mask(mask)
+        count = packed.total
         first_key, step_key = jax.random.split(key)
         shape = (mask.shape[0], self.padded_to or self.num_pairs)
         # Ranks among the valid pixels; a step of 1 … count-1 around the ring gives another one.
@@ -54,8 +54,8 @@ class UniformPairs:
         step = jax.random.randint(step_key, shape, 1, jnp.maximum(count, 2))
         second = (first + step) % jnp.maximum(count, 1)
         drawn = Pairs(
-            first=nth(marked, first, mask.shape[1]),
-            second=nth(marked, second, mask.shape[1]),
+            first=nth_valid_pixel(packed, first, mask.shape[1]),
+            second=nth_valid_pixel(packed, second, mask.shape[1]),
             valid=jnp.broadcast_to(count >= 2, shape),
         )
         return limited(drawn, self.num_pairs) if self.padded_to else drawn

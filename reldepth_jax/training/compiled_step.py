@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding
 from reldepth_jax import runtime
 from reldepth_jax.config import Config, EvalConfig, TrainConfig
 from reldepth_jax.models.cpu.winograd_network import fast_training
+from reldepth_jax.ops.pairs import limited
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
-from reldepth_jax.samplers.budget import limited
 from reldepth_jax.training import optimizer
 from reldepth_jax.training.distributed import lockstep
 from reldepth_jax.training.state import TrainState, new_state

@@ -10,8 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt32
 
 from reldepth_jax.models.network import Images, RelDepthNet, as_float, graph_definition
-from reldepth_jax.ops.gather_pairs import gather
-from reldepth_jax.ops.pair_labels import label, with_annotated
+from reldepth_jax.ops.pairs import gather, label, with_annotated
 from reldepth_jax.training.optimizer import Trained, everything
 from reldepth_jax.training.state import TrainState
 from reldepth_jax.types import Batch, Loss, Pairs, PairSampler

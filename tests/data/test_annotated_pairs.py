@@ -10,7 +10,7 @@ import pytest
 
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.losses.ranking import RankingLoss, ranking_loss
-from reldepth_jax.ops.pair_labels import label, with_annotated
+from reldepth_jax.ops.pairs import label, with_annotated
 from reldepth_jax.training.step import sampled_whdr
 from reldepth_jax.types import UNKNOWN, Batch, Pairs, Sample
 

@@ -6,8 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.batch_norm import BatchNorm
-from reldepth_jax.models.layers import conv
+from reldepth_jax.models.layers import BatchNorm, conv
 from reldepth_jax.registry import ENCODERS, SOURCES
 from reldepth_jax.types import Sample, Split
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reldepth_jax.losses.ranking import RankingLoss, pair_loss, ranking_loss
-from reldepth_jax.ops.pair_labels import ordinal_relation
+from reldepth_jax.ops.pairs import ordinal_relation
 from reldepth_jax.types import Batch, Pairs
 from tests.references import numpy_losses
 

@@ -11,8 +11,8 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
-from reldepth_jax.models.batch_norm import BatchNorm, batch_norm
-from reldepth_jax.models.layers import conv
+from reldepth_jax.models.cpu.batch_norm import batch_norm
+from reldepth_jax.models.layers import BatchNorm, conv
 
 # Rounding of float32 in sums of up to 700 products, and of means of up to 200 numbers.
 TOLERANCE = 3e-6

@@ -14,10 +14,9 @@ import pytest
 from reldepth_jax.config import Choice, Config, ConfigError, override
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import RankingLoss
-from reldepth_jax.ops.pair_labels import with_annotated
+from reldepth_jax.ops.pairs import limited, with_annotated
 from reldepth_jax.registry import PAIR_SAMPLERS
-from reldepth_jax.samplers.budget import limited
-from reldepth_jax.samplers.masked_draws import choose, mark, nth
+from reldepth_jax.samplers.masked_draws import draw_pixels, nth_valid_pixel, pack_mask
 from reldepth_jax.training.step import sampled_whdr
 from reldepth_jax.types import UNKNOWN, Batch, Pairs
 
@@ -292,25 +291,25 @@ def test_any_number_of_pairs_can_be_asked_for(name: str, number: int):
     assert {values.shape for values in shapes[:3]} == {(1, number)}
 
 
-def test_choose_draws_each_marked_pixel_equally_often():
-    among = np.random.default_rng(0).random((2, 50)) < 0.4
-    among[1] = False
-    pixels, found = choose(jax.random.key(0), jnp.asarray(among), 20_000)
+def test_each_valid_pixel_is_drawn_equally_often():
+    mask = np.random.default_rng(0).random((2, 50)) < 0.4
+    mask[1] = False
+    pixels, found = draw_pixels(jax.random.key(0), jnp.asarray(mask), 20_000)
     counts = np.bincount(np.asarray(pixels[0]), minlength=50)
-    assert chi_square_is_likely(counts, 20_000 * among[0] / among[0].sum())
+    assert chi_square_is_likely(counts, 20_000 * mask[0] / mask[0].sum())
     assert found.ravel().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("pixels", [1, 31, 32, 33, 64, 1000])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_marked_pixels_are_found_by_their_rank(pixels: int, share: float):
-    among = np.random.default_rng(pixels).random((3, pixels)) < share
-    marked = mark(jnp.asarray(among))
-    assert marked.total.ravel().tolist() == among.sum(axis=1).tolist()
+def test_valid_pixels_are_found_by_their_rank(pixels: int, share: float):
+    mask = np.random.default_rng(pixels).random((3, pixels)) < share
+    packed = pack_mask(jnp.asarray(mask))
+    assert packed.total.ravel().tolist() == mask.sum(axis=1).tolist()
     ranks = np.broadcast_to(np.arange(pixels + 2, dtype=np.int32), (3, pixels + 2))
-    found = np.asarray(nth(marked, jnp.asarray(ranks), pixels))
+    found = np.asarray(nth_valid_pixel(packed, jnp.asarray(ranks), pixels))
     for image in range(3):
-        places = np.flatnonzero(among[image])
+        places = np.flatnonzero(mask[image])
         too_large = [pixels - 1] * (pixels + 2 - len(places))
         assert found[image].tolist() == [*places, *too_large]
 
@@ -386,7 +385,7 @@ def test_a_mixture_is_a_choice_in_a_config_and_on_the_command_line():
         ("mixture", {"samplers": ("uniform", "edge_giuded")}, "Did you mean 'edge_guided'"),
         ("mixture", {"samplers": ("uniform",)}, "one number for each of pairs.samplers"),
         ("mixture", {"samplers": (), "num_pairs": ()}, "one number for each of pairs.samplers"),
-        ("mixture", {"samplers": ("uniform", "uniform")}, "each may stand but once"),
+        ("mixture", {"samplers": ("uniform", "uniform")}, "each may occur only once"),
         ("mixture", {"samplers": ("uniform", "annotated")}, "'annotated' cannot be part"),
         ("mixture", {"samplers": ("mixture", "uniform")}, "'mixture' cannot be part"),
         ("mixture", {"num_pairs": (1000, 0)}, "edge_guided must have at least 1, got 0"),

@@ -31,7 +31,7 @@ from reldepth_jax.config import (
     validate,
 )
 from reldepth_jax.models.cpu import convolution
-from reldepth_jax.models.network import as_float, graph_definition, make_forward
+from reldepth_jax.models.network import as_float, graph_definition
 from reldepth_jax.registry import ENCODERS, SOURCES, Entry
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import RunError
@@ -300,7 +300,10 @@ def test_no_convolution_runs_backward_where_nothing_below_is_trained(
     # Those to few channels are products otherwise, and not counted.
     monkeypatch.setattr(convolution, "_is_narrow", lambda kernel: False)
     model, state = new_state(SMALL, abstract=True)
-    forward = jax.make_jaxpr(make_forward(model))(state.params, state.stats, a_batch()["image"])
+    graph = graph_definition(model, training=False)
+    forward = jax.make_jaxpr(lambda *state: nnx.merge(graph, *state)(as_float(a_batch()["image"])))(
+        state.params, state.stats
+    )
     encoder = ENCODER_CONVOLUTIONS
     rest = convolutions(forward.jaxpr) - encoder
     assert rest > 10

@@ -33,7 +33,7 @@ from reldepth_jax.config import (
 )
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import RankingLoss
-from reldepth_jax.models.network import make_forward
+from reldepth_jax.models.network import RelDepthNet, as_float, graph_definition
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import RunError, differences, save_config
 from reldepth_jax.samplers.uniform import UniformPairs
@@ -232,12 +232,20 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number_and_the_counte
     assert (int(after.skipped), int(after.skipped_in_a_row)) == (6, 0)
 
 
+def predict(model: RelDepthNet, state: TrainState, images: jax.Array) -> jax.Array:
+    graph = graph_definition(model, training=False)
+
+    @jax.jit
+    def forward(params: nnx.State, stats: nnx.State, images: jax.Array) -> jax.Array:
+        return nnx.merge(graph, params, stats)(as_float(images))
+
+    return forward(state.params, state.stats, images)
+
+
 def test_forward_uses_running_statistics(compiled):
     model, state, _ = compiled
-    forward = jax.jit(make_forward(model))
     images = a_batch()["image"]
-    both = forward(state.params, state.stats, images)
-    alone = forward(state.params, state.stats, images[:1])
+    both, alone = predict(model, state, images), predict(model, state, images[:1])
     np.testing.assert_allclose(both[:1], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -246,11 +254,11 @@ def test_bfloat16_keeps_parameters_statistics_and_scores_in_float32():
         RESNET, model=dataclasses.replace(RESNET.model, dtype="bfloat16", decoder_width=16)
     )
     model, state = new_state(config)
-    narrow = jax.jit(make_forward(model))(state.params, state.stats, a_batch()["image"])
+    narrow = predict(model, state, a_batch()["image"])
     wide_model, _ = new_state(
         dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
     )
-    wide = jax.jit(make_forward(wide_model))(state.params, state.stats, a_batch()["image"])
+    wide = predict(wide_model, state, a_batch()["image"])
     assert narrow.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.stats))} == {
         np.dtype("float32")

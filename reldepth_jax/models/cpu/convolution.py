@@ -1,6 +1,6 @@
-"""Convolutions as XLA has them, and on CPU in the forms that were measured to be faster.
+"""Convolutions in the forms that were measured to be faster on CPU than XLA's own.
 
-Two cores, jax 0.10, float32; CPU time. Accelerators, where nothing was measured, keep XLA's own.
+Two cores, jax 0.10, float32; CPU time.
 
 - 1x1: products of matrices. A training step of ResNet-50 with the paper's decoder, batch 4 at
   256x256, takes 0.96 times as long on one core, 0.99 on two.
@@ -17,6 +17,7 @@ Two cores, jax 0.10, float32; CPU time. Accelerators, where nothing was measured
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,16 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from reldepth_jax.ops.sums import sum_of_rows
+from reldepth_jax.models.cpu.batch_norm import sum_of_rows
 
 _Sides = tuple[tuple[int, int], ...]
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` over images, whose bias is added by `add_bias`."""
+    """`nnx.Conv` over images, by `convolve` and `add_bias`."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, conv_general_dilated=convolve, **options)
 
     def __call__(self, inputs: Float[Array, "b h w i"]) -> Float[Array, "b _h _w o"]:  # pyright: ignore[reportIncompatibleMethodOverride]: no sharding here
         """Convolve."""
@@ -55,16 +58,7 @@ def convolve(
     *,
     feature_group_count: int,
 ) -> Float[Array, "b _h _w o"]:
-    """Return `lax.conv_general_dilated`, on CPU by what is faster there."""
-    if jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            padding,
-            dimension_numbers=_LAYOUT,
-            feature_group_count=feature_group_count,
-        )
+    """Return what `lax.conv_general_dilated` does, channels last."""
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     sides = ((0, 0), *((int(low), int(high)) for low, high in padding), (0, 0))
@@ -77,18 +71,14 @@ def convolve(
     return _lax_conv(x, kernel, strides, sides, 1)
 
 
+@jax.custom_vjp
 def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, "c"]) -> Float[Array, "b h w c"]:
     """Return x + bias."""
-    return _add_bias(x, bias) if jax.default_backend() == "cpu" else x + bias.reshape(1, 1, 1, -1)
-
-
-@jax.custom_vjp
-def _add_bias(x: Array, bias: Array) -> Array:
     return x + bias.reshape(1, 1, 1, -1)
 
 
-_add_bias.defvjp(
-    lambda x, bias: (_add_bias(x, bias), None),
+add_bias.defvjp(
+    lambda x, bias: (add_bias(x, bias), None),
     lambda _, gradient: (gradient, sum_of_rows(gradient)),
 )
 
@@ -121,7 +111,12 @@ def _lax_conv(
     x: Array, kernel: Array, strides: tuple[int, int], sides: _Sides, groups: int
 ) -> Array:
     return lax.conv_general_dilated(
-        x, kernel, strides, sides[1:3], dimension_numbers=_LAYOUT, feature_group_count=groups
+        x,
+        kernel,
+        strides,
+        sides[1:3],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks on CPU with Winograd's algorithm for their 3x3 convolutions.
+"""Networks with Winograd's algorithm for their 3x3 convolutions.
 
 Prediction with `redweb` at 384x384 takes 0.52 times as long as with exact convolutions on one core,
 0.57 on two, and about 3 s more to compile. `runtime.compiler_options()` is worth a tenth of it.
@@ -9,11 +9,11 @@ Largest error of the output against float64, relative to its scale, with random 
 
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from reldepth_jax import runtime
 from reldepth_jax.models.cpu import winograd
 from reldepth_jax.models.cpu.convolution import convolve
 
@@ -36,7 +36,7 @@ def fast_network(model: Network) -> Network:
     """Return the network that takes the parameters of `fast_params`, shapes and dtypes of `model`.
 
     3x3 convolutions at stride 1 become Winograd's. Those in groups, of few channels or not in
-    float32 stay as they are; so do all where the device is not the CPU: nothing was measured there.
+    float32 stay as they are, and so do all if the device is not a CPU.
     """
     network = nnx.clone(model)
     for conv in _replaceable(network, _LEAST_CHANNELS):
@@ -65,7 +65,7 @@ def fast_training(model: Network) -> Network:
 
 
 def _replaceable(network: nnx.Module, least_channels: int) -> list[nnx.Conv]:
-    if jax.default_backend() != "cpu":
+    if not runtime.on_cpu():
         return []
     modules = [module for _, module in nnx.iter_graph(network) if isinstance(module, nnx.Conv)]
     return [
@@ -92,17 +92,17 @@ def _is_plain(conv: nnx.Conv) -> bool:
 def _of_transformed(
     x: Float[Array, "b h w i"], kernel: Float[Array, "6 6 i o"], *_: object, **__: object
 ) -> Float[Array, "b h w o"]:
-    """Take the place of `lax.conv_general_dilated`, all of whose options are known."""
+    """Replace `lax.conv_general_dilated`, whose options `_is_plain` has checked."""
     return winograd.conv3x3(x, kernel)
 
 
 def _convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], *told: Any, **options: Any
+    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], *args: Any, **options: Any
 ) -> Float[Array, "b h w o"]:
     multiplications = x.size * 9 * kernel.shape[3]
     if (
         winograd.tiles(x.shape) < _LEAST_TILES_TRAINED
         or multiplications < _LEAST_MULTIPLICATIONS_TRAINED
     ):
-        return convolve(x, kernel, *told, **options)
+        return convolve(x, kernel, *args, **options)
     return winograd.conv3x3(x, winograd.transform_kernel(kernel))

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.batch_norm import BatchNorm
-from reldepth_jax.models.layers import call, conv
+from reldepth_jax.models.layers import BatchNorm, call, conv
 from reldepth_jax.registry import ENCODERS
 
 _STEM = 32
@@ -121,7 +120,7 @@ class EfficientNetLite(nnx.Module):
     """
 
     remat = False
-    """Whether each block is computed again for the gradient."""
+    """Whether the gradient recomputes each block instead of keeping its values."""
 
     def __init__(self, width: float, depth: float, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.conv_stem = _conv(3, _STEM, 3, 2, dtype, rngs)

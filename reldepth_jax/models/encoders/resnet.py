@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from reldepth_jax.models.batch_norm import BatchNorm
-from reldepth_jax.models.layers import call, conv, max_pool_3x3
+from reldepth_jax.models.layers import BatchNorm, call, conv, max_pool_3x3
 from reldepth_jax.registry import ENCODERS
 
 
@@ -99,7 +98,7 @@ class ResNet(nnx.Module):
     """Stem and four stages; the taps are the ends of the stages (conv2_x … conv5_x)."""
 
     remat = False
-    """Whether each block is computed again for the gradient."""
+    """Whether the gradient recomputes each block instead of keeping its values."""
 
     def __init__(
         self,

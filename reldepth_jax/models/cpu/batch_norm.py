@@ -1,9 +1,9 @@
-"""Batch normalisation. Source: Ioffe and Szegedy, ICML 2015. Axes: b h w c.
+"""Batch normalisation in training. Source: Ioffe and Szegedy, ICML 2015. Axes: b h w c.
 
-On CPU the sums over b, h and w are products with a row of ones and the gradient is written out:
-XLA's own reductions over leading axes keep one core busy and are no part of the loops around them.
-A training step of ResNet-50 with the paper's decoder, batch 4 at 256x256, takes 0.87 times as long
-as with `nnx.BatchNorm`, on one core and on two (jax 0.10).
+The sums over b, h and w are products with a row of ones, and the gradient is written out: XLA's own
+reductions over leading axes keep one core busy and are not fused with the loops around them. A
+training step of ResNet-50 with the paper's decoder, batch 4 at 256x256, takes 0.87 times as long as
+with `nnx.BatchNorm`, on one core and on two (jax 0.10).
 """
 
 import functools
@@ -11,35 +11,14 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from reldepth_jax.ops.sums import sum_of_rows
 
-
-class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation in float32 whatever the dtype of its input, which the output keeps.
-
-    momentum 0.9 is torch's 0.1. The running variance is the biased one; torch keeps the unbiased,
-    n / (n - 1) times as large.
-    """
-
-    def __init__(
-        self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9, rngs: nnx.Rngs
-    ):
-        super().__init__(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:  # pyright: ignore[reportIncompatibleMethodOverride]: no mask here
-        """Normalise over b, h and w."""
-        wide = x.astype(jnp.float32)
-        if self.use_running_average or jax.default_backend() != "cpu":
-            return super().__call__(wide).astype(x.dtype)
-        assert self.scale is not None
-        assert self.bias is not None
-        y, mean, var = batch_norm(wide, self.scale[...], self.bias[...], self.epsilon)
-        for running, new in ((self.mean, mean), (self.var, var)):
-            running[...] = self.momentum * running[...] + (1 - self.momentum) * new
-        return y.astype(x.dtype)
+def sum_of_rows(x: Float[Array, "*n c"]) -> Float[Array, "c"]:
+    """Sum over all axes but the last, added in float32, in the dtype of `x`."""
+    rows = x.reshape(-1, x.shape[-1])
+    ones = jnp.ones((1, rows.shape[0]), x.dtype)
+    return jnp.matmul(ones, rows, preferred_element_type=jnp.float32)[0].astype(x.dtype)
 
 
 def batch_norm(
@@ -50,7 +29,7 @@ def batch_norm(
 ) -> tuple[Float32[Array, "b h w c"], Float32[Array, "c"], Float32[Array, "c"]]:
     """Return (x - mean) / sqrt(var + epsilon) * scale + bias, the mean and the biased variance.
 
-    The gradient is that of the first; mean and variance are not differentiated.
+    Only the first is differentiated.
     """
     y, mean, var = cast(tuple[Array, Array, Array], _batch_norm(x, scale, bias, epsilon))
     return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)

@@ -1,4 +1,4 @@
-"""Which point of a pair is farther: from depth by Eq. (1), or as annotators said.
+"""Point pairs of a batch: values at their points, and which point is farther.
 
 Source: Xian et al., CVPR 2018, Section 3.2, Eq. (1); annotated pairs as in Chen et al., "Single-
 Image Depth Perception in the Wild", NIPS 2016. Axes: b h w, n sampled and g annotated pairs.
@@ -6,10 +6,20 @@ Sign: relation +1 means that the first point is farther.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from reldepth_jax.ops.gather_pairs import gather
 from reldepth_jax.types import UNKNOWN, Batch, Pairs
+
+
+def gather(
+    values: Shaped[Array, "b h w"], pairs: Pairs
+) -> tuple[Shaped[Array, "b n"], Shaped[Array, "b n"]]:
+    """Return `values` at the first and at the second points."""
+    flat = values.reshape(values.shape[0], -1)
+    return (
+        jnp.take_along_axis(flat, pairs.first, axis=1),
+        jnp.take_along_axis(flat, pairs.second, axis=1),
+    )
 
 
 def ordinal_relation(
@@ -32,8 +42,8 @@ def label(
 ) -> tuple[Int[Array, "b n"], Bool[Array, "b n"]]:
     """Return the relation of each pair, and which pairs count.
 
-    An annotated relation stands as it is. Otherwise Eq. (1) decides, and the pair counts only if
-    both points have ground truth.
+    An annotated relation stays as it is. For other pairs Eq. (1) decides, and the pair counts only
+    if both points have ground truth.
     """
     depth_i, depth_j = gather(batch["depth"], pairs)
     mask_i, mask_j = gather(batch["mask"], pairs)
@@ -58,3 +68,14 @@ def with_annotated(sampled: Pairs, batch: Batch) -> Pairs:
         valid=jnp.concatenate([sampled.valid, given[..., 4] != UNKNOWN], axis=1),
         relation=jnp.concatenate([unknown, given[..., 4]], axis=1),
     )
+
+
+def limited(pairs: Pairs, budget: int | Int[Array, ""]) -> Pairs:
+    """Return the pairs with all but the first `budget` of each image invalid.
+
+    The shapes stay, so one compiled step serves every budget (Xian et al., CVPR 2018, Figure 5a: 1,
+    100, 1000, 3000, 6000 pairs); it costs what it costs for the largest. A smaller budget's pairs
+    are among a larger one's.
+    """
+    first = (jnp.arange(pairs.valid.shape[1]) < budget).reshape(1, -1)
+    return pairs._replace(valid=pairs.valid & first)
