@@ -81,7 +81,7 @@ def main() -> int:
         tensors = convert.to_torch(weights)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(options.output) as opened:
-            opened.write(safetensors.numpy.save(tensors, convert.told(weights)))
+            opened.write(safetensors.numpy.save(tensors, convert.torch_metadata(weights)))
     else:
         file.write(options.output, weights)
     count = sum(array.size for key, array in weights.arrays.items() if ".running_" not in key)

@@ -266,7 +266,7 @@ class _Session:
         _, state = new_state(config)
         start = init_from.load(config)
         if start is not None:
-            self._say(f"starting from {start.told}")
+            self._say(f"starting from {start.description}")
             params, stats = init_from.fill(start, config.model, state.params, state.stats)
             state = state._replace(params=params, stats=stats)
         return state

@@ -5,8 +5,8 @@ Kernels are (out, in / groups, height, width), ours (height, width, in / groups,
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,8 @@ from reldepth_jax.models.network import build, build_encoder
 
 Arrays = dict[str, np.ndarray]
 Part = Literal["network", "encoder"]
+COUNTER = "num_batches_tracked"
+"""Last part of the keys of torch's batch counters, which our networks do not have."""
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -29,7 +31,7 @@ _LEAVES = {
 
 @functools.cache
 def abstract(config: ModelConfig, part: Part) -> nnx.Module:
-    """Return the network, or its encoder alone, as shapes and dtypes only; not to be changed."""
+    """Return the network, or its encoder alone, as shapes and dtypes; do not change it."""
     make = build if part == "network" else build_encoder
 
     def module(rngs: nnx.Rngs) -> nnx.Module:
@@ -74,6 +76,51 @@ def to_states(
             filled.append((path, variable.replace(jnp.array(value.transpose(axes), jnp.float32))))
         states.append(nnx.from_flat_state(filled))
     return states[0], states[1]
+
+
+class Mismatch(NamedTuple):
+    """What keeps tensors from being the weights of a network; False if nothing does."""
+
+    missing: list[str]
+    unexpected: list[str]
+    misshaped: list[str]
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{len(keys)} {what}: {', '.join(keys)}"
+            for what, keys in self._asdict().items()
+            if keys
+        ]
+        return "\n  ".join(parts)
+
+
+def compare(
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, Sequence[int]],
+    optional: Mapping[str, Sequence[int]] | None = None,
+    ignored: Sequence[str] = (),
+) -> Mismatch:
+    """Return how keys and shapes differ from those expected.
+
+    Batch counters do not matter, nor keys that begin as one of `ignored`.
+    """
+    known = {**expected, **(optional or {})}
+    unexpected = [
+        key
+        for key in tensors
+        if key not in known
+        and key.rsplit(".", 1)[-1] != COUNTER
+        and not key.startswith(tuple(ignored))
+    ]
+    misshaped = [
+        f"{key} {tensors[key].shape}, expected {tuple(shape)}"
+        for key, shape in known.items()
+        if key in tensors and tensors[key].shape != tuple(shape)
+    ]
+    return Mismatch([key for key in expected if key not in tensors], unexpected, misshaped)
 
 
 def _name(path: tuple[object, ...]) -> str:

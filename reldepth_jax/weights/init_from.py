@@ -8,22 +8,22 @@ from flax import nnx
 
 from reldepth_jax.config import Config, ModelConfig
 from reldepth_jax.run_dir.saved_config import RunError
-from reldepth_jax.weights import arrays, convert, file, packages
+from reldepth_jax.weights import arrays, convert, file
 from reldepth_jax.weights.arrays import Arrays, Part
 from reldepth_jax.weights.from_run import load_run
 
 
-class Initial(NamedTuple):
+class StartingWeights(NamedTuple):
     """Arrays for a whole network or for its encoder."""
 
     arrays: Arrays
     part: Part
     """Which part of the new network they fill."""
-    told: str
+    description: str
     """Where they are from."""
 
 
-def load(config: Config) -> Initial | None:
+def load(config: Config) -> StartingWeights | None:
     """Return the weights that `config.init_from` names, None if it names none.
 
     A run directory, a `.safetensors` file of this package, or `pretrained:NAME`.
@@ -35,21 +35,21 @@ def load(config: Config) -> Initial | None:
     if pathlib.Path(origin).is_dir():
         run = load_run(origin)
         held, model, part = arrays.from_state(run.params, run.stats), run.config.model, "network"
-        told = f"{origin}, step {run.step}"
+        description = f"{origin}, step {run.step}"
     else:
-        packaged = origin.startswith(packages.PREFIX)
+        packaged = origin.startswith(convert.PRETRAINED)
         if not packaged and not pathlib.Path(origin).exists():
             raise RunError(
                 f"init_from {origin}: no such file; give a run directory, a .safetensors file or"
-                f" {packages.PREFIX}NAME"
+                f" {convert.PRETRAINED}NAME"
             )
         weights = convert.from_file(origin) if packaged else file.read(origin)
         held, model, part = weights.arrays, weights.model, weights.part
-        told = f"{origin} ({weights.architecture}, {weights.provenance.get('file', '?')})"
+        description = f"{origin} ({weights.architecture}, {weights.provenance.get('file', '?')})"
     if config.init_part == "network" and part == "encoder":
         raise RunError(
             f"init_from {origin} holds an encoder only ({model.encoder.name}); set"
-            " init_part=encoder to start the decoder anew"
+            " init_part=encoder to start with a new decoder"
         )
     different = _differences(model, config.model, config.init_part)
     if different:
@@ -59,17 +59,17 @@ def load(config: Config) -> Initial | None:
     if config.init_part == "encoder" and part == "network":
         front = "encoder."
         held = {key.removeprefix(front): v for key, v in held.items() if key.startswith(front)}
-        told += ", the encoder"
-    return Initial(held, config.init_part, told)
+        description += ", the encoder"
+    return StartingWeights(held, config.init_part, description)
 
 
 def fill(
-    initial: Initial, config: ModelConfig, params: nnx.State, stats: nnx.State
+    start: StartingWeights, config: ModelConfig, params: nnx.State, stats: nnx.State
 ) -> tuple[nnx.State, nnx.State]:
-    """Return parameters and statistics of a new network with those of `initial` in place."""
-    front = "encoder." if initial.part == "encoder" else ""
+    """Return parameters and statistics of a new network with those of `start` in place."""
+    front = "encoder." if start.part == "encoder" else ""
     filled = arrays.from_state(params, stats)
-    filled |= {front + key: value for key, value in initial.arrays.items()}
+    filled |= {front + key: value for key, value in start.arrays.items()}
     return arrays.to_states(config, "network", filled)
 
 

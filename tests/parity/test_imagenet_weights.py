@@ -15,7 +15,7 @@ from flax import nnx
 from PIL import Image
 
 from reldepth_jax.models.network import NORMALISATIONS
-from reldepth_jax.weights import arrays, convert, packages
+from reldepth_jax.weights import arrays, convert
 from reldepth_jax.weights.tensors import read_tensors
 
 # Without scikit-learn's flower: a daisy to Lite0 and Lite1, a honeycomb to Lite2.
@@ -53,7 +53,7 @@ def probabilities(name: str) -> dict[str, np.ndarray]:
     images = np.stack([photograph(image) for image in PHOTOGRAPHS])
     normalised = jnp.asarray(NORMALISATIONS[weights.model.normalisation](images))
     features = np.asarray(nnx.merge(graph, *states)(normalised)[-1], np.float64)
-    head = read_tensors(packages.locate(name)).tensors
+    head = read_tensors(convert.packaged_file(name)).tensors
     x = features @ head["_conv_head.weight"][:, :, 0, 0].T
     deviation = np.sqrt(head["_bn1.running_var"] + 1e-3)
     x = (x - head["_bn1.running_mean"]) / deviation * head["_bn1.weight"] + head["_bn1.bias"]
@@ -65,7 +65,7 @@ def probabilities(name: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("image", PHOTOGRAPHS)
-@pytest.mark.parametrize("name", packages.PACKAGES)
+@pytest.mark.parametrize("name", convert.PACKAGES)
 def test_photographs_are_recognised(name: str, image: str):
     found = probabilities(name)[image]
     best = int(found.argmax())

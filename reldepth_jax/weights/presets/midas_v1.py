@@ -4,6 +4,8 @@ Source: Ranftl et al., "Towards Robust Monocular Depth Estimation", 2019, and th
 (tag v1).
 """
 
+import functools
+
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.registry import PRESETS
@@ -17,10 +19,6 @@ _NAMES = {
     "head.conv1": "scratch.output_conv.0",
     "head.conv2": "scratch.output_conv.1",
 }
-
-
-def _key(key: str) -> str:
-    return substitute(key, _NAMES)
 
 
 @PRESETS.register("midas_v1")
@@ -38,7 +36,7 @@ def midas_v1() -> Preset:
             output="disparity",
             normalisation="none",
         ),
-        key_maps=(_key,),
+        key_maps=(functools.partial(substitute, prefixes=_NAMES),),
         preprocessing=Preprocessing(fit="long_side_ceil", size=384, shrink="area", enlarge="cubic"),
         source="README of github.com/isl-org/MiDaS, tag v1: model.pt",
         licence="MIT",

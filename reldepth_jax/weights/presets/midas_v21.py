@@ -4,6 +4,8 @@ Source: Ranftl et al., "Towards Robust Monocular Depth Estimation: Mixing Datase
 Cross-dataset Transfer", TPAMI 2020, and the released code. Both versions have the same layout.
 """
 
+import functools
+
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.registry import PRESETS
@@ -11,7 +13,7 @@ from reldepth_jax.weights.presets.base import Preset, substitute
 
 
 def encoder_names() -> dict[str, str]:
-    """Return how MiDaS calls the parts of a ResNet: stem and first stage are one sequence."""
+    """Return MiDaS's names for the parts of a ResNet: stem and first stage are one sequence."""
     return {
         "encoder.conv1": "pretrained.layer1.0",
         "encoder.bn1": "pretrained.layer1.1",
@@ -21,7 +23,7 @@ def encoder_names() -> dict[str, str]:
 
 
 def decoder_names() -> dict[str, str]:
-    """Return how MiDaS from v2 on calls the parts of decoder and head.
+    """Return the names of MiDaS from v2 on for the parts of decoder and head.
 
     The coarsest stage applies its second unit only.
     """
@@ -53,10 +55,6 @@ def dead_unit(width: int) -> dict[str, tuple[int, ...]]:
 _NAMES = encoder_names() | decoder_names()
 
 
-def _key(key: str) -> str:
-    return substitute(key, _NAMES)
-
-
 @PRESETS.register("midas_v21")
 def midas_v21() -> Preset:
     """The strongest convolutional MiDaS."""
@@ -71,7 +69,7 @@ def midas_v21() -> Preset:
             non_negative=True,
             output="disparity",
         ),
-        key_maps=(_key,),
+        key_maps=(functools.partial(substitute, prefixes=_NAMES),),
         dead=dead_unit(256),
         preprocessing=Preprocessing(
             fit="long_side_floor", size=384, shrink="cubic", enlarge="cubic"

@@ -3,6 +3,8 @@
 Source: as `midas_v21`; the released code's `midas_net_custom`.
 """
 
+import functools
+
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.registry import PRESETS
@@ -23,10 +25,6 @@ _NAMES = {
 }
 
 
-def _key(key: str) -> str:
-    return substitute(key, _NAMES)
-
-
 @PRESETS.register("midas_v21_small")
 def midas_v21_small() -> Preset:
     """The one for laptops and telephones; its residual units keep the plain skip."""
@@ -43,7 +41,7 @@ def midas_v21_small() -> Preset:
             non_negative=True,
             output="disparity",
         ),
-        key_maps=(_key,),
+        key_maps=(functools.partial(substitute, prefixes=_NAMES),),
         dead=dead_unit(512),
         preprocessing=Preprocessing(
             fit="long_side_floor", size=256, shrink="cubic", enlarge="cubic"

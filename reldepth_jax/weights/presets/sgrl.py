@@ -1,9 +1,11 @@
 """The authors' later network: Structure-Guided Ranking Loss, CVPR 2020 ("SGRL").
 
 Source: Xian et al., "Structure-Guided Ranking Loss for Single Image Depth Prediction", CVPR 2020,
-and its released inference code. The layout of the file is that of the code; the file itself was
-not at hand.
+and its released inference code. The layout of the file is taken from the code and was not checked
+against a published file.
 """
+
+import functools
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
@@ -34,10 +36,6 @@ _NAMES = {
 }
 
 
-def _key(key: str) -> str:
-    return substitute(key, _NAMES)
-
-
 @PRESETS.register("sgrl")
 def sgrl() -> Preset:
     """Residual units with BatchNorm and a final ReLU, a coarsest stage of twice the width."""
@@ -54,7 +52,7 @@ def sgrl() -> Preset:
             head_relu=True,
             output="disparity",
         ),
-        key_maps=(_key,),
+        key_maps=(functools.partial(substitute, prefixes=_NAMES),),
         superfluous=("encoder.fc.",),
         preprocessing=Preprocessing(fit="square", size=448, shrink="lanczos", enlarge="triangle"),
         source="github.com/KexianHust/Structure-Guided-Ranking-Loss, model.pth.tar",
