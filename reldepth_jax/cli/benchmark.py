@@ -1,0 +1,158 @@
+r"""Measure speed and memory, alone or side by side with PyTorch on the same machine.
+
+python scripts/benchmark.py --against torch --json benchmark.json
+python scripts/benchmark.py --parts step,forward --encoder resnet18 --quick
+
+Parts:
+  step        training step: images/s, utilisation, share of the loss
+  forward     one image, from bytes to scores on the host
+  loss        ranking loss alone, forward and backward, against the number of pairs
+  resize      a photograph to the size of the network, on the host
+  input       decoding, augmentation, batching, whole pipeline: folder and prepared shards
+  checkpoint  how long a step waits for a save
+  compile     first call in a new process, without and with a cache of compiled code
+  memory      peak memory of the step and of the forward pass
+  kernels     where the step spends its time, by JAX's profiler
+
+What is compared runs in turn, round by round, in one process where that is possible; the allocator
+is told to keep freed memory, for all alike. Tables are in Markdown: median and range over the
+rounds. In `first / this` below 1 the first of the group is faster than this one. On a machine that
+is shared read the CPU time, best on one core, where threads do not wait for one another: put
+`taskset -c 0` before the command. The JSON file has every round.
+
+With `--against torch` (extra torch): the same network, loss and batch in eager PyTorch,
+channels-last, and compiled, if there is a compiler; ONNX Runtime and OpenVINO if they are installed
+(pip install onnx onnxruntime openvino). On a GPU ours computes convolutions in bfloat16, torch with
+autocast. Most of the time of such a run goes into torch.compile.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+from reldepth_jax.cli import command
+from reldepth_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.torch_calls import Torch
+
+# The peers lie beside the package, not in it.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+
+PARTS = ("step", "forward", "loss", "resize", "input", "checkpoint", "compile", "memory", "kernels")
+ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write."""
+    options = _options(argv)
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    from reldepth_jax import runtime
+
+    runtime.set_up()
+    # Ours and torch share a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    from benchmarks import kernels, machine, networks, pieces, processes, reading, report
+    from benchmarks.context import Context
+
+    gpu = jax.devices()[0].platform == "gpu"
+    context = Context(
+        gpu=gpu,
+        encoder=options.encoder,
+        dtype=options.dtype or ("bfloat16" if gpu else "float32"),
+        step_size=options.size or (384 if gpu else 256),
+        size=options.size or 384,
+        batches=options.batch or ([32] if gpu else [4]),
+        pairs=options.pairs,
+        rounds=options.rounds,
+        quick=options.quick,
+        torch=_torch(gpu) if options.against else None,
+    )
+    measure = {
+        "step": networks.step,
+        "forward": networks.forward,
+        "loss": networks.loss,
+        "resize": pieces.resize,
+        "input": reading.reading,
+        "checkpoint": pieces.checkpoint,
+        "compile": processes.compilation,
+        "memory": processes.memory,
+        "kernels": kernels.kernels,
+    }
+    facts = {"device": jax.devices()[0].device_kind, **machine.facts()}
+    told = ", ".join(f"{name} {value}" for name, value in facts.items())
+    print(f"{told}.\n\nFreed memory is kept, for all alike (runtime.set_up).", end="")
+    print(" JAX takes the GPU's memory as it needs it." if gpu else "")
+    print(f"{options.rounds} rounds, in turn: median (range).\n", flush=True)
+    found = {}
+    for name in options.parts:
+        part = measure[name](context)
+        print(f"{report.markdown(part)}\n", flush=True)
+        found[name] = report.as_json(part)
+    if options.json is not None:
+        settings = {key: value for key, value in vars(options).items() if key != "json"}
+        whole = {"machine": facts, "options": settings, "parts": found}
+        options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _torch(gpu: bool) -> "Torch":
+    from benchmarks.torch_calls import Torch
+
+    return Torch(gpu)
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), metavar="A,B,…", help="which, default: all"
+    )
+    parser.add_argument("--against", choices=["torch"], help="measure beside it")
+    parser.add_argument("--encoder", default="resnet50", help=f"{', '.join(ENCODERS)}")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
+    parser.add_argument(
+        "--size", type=int, help="side of images, default: 384, on CPU 256 for the step"
+    )
+    parser.add_argument(
+        "--batch", metavar="N,N,…", default="", help="of the step, default: 32, on CPU 4"
+    )
+    parser.add_argument("--pairs", metavar="N,N,…", help="default: 100,1000,3000,10000")
+    parser.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there")
+    options, _ = command.parse(parser, argv)
+    options.parts = [name for name in options.parts.split(",") if name]
+    for name in options.parts:
+        if name not in PARTS:
+            raise UserError(f"--parts: no part {name!r}; there are {', '.join(PARTS)}")
+    if options.encoder not in ENCODERS:
+        raise UserError(f"--encoder: {options.encoder!r} is not one of {', '.join(ENCODERS)}")
+    if options.size is not None and (options.size < 32 or options.size % 32):
+        raise UserError(f"--size must be a multiple of 32, got {options.size}")
+    options.rounds = (3 if options.quick else 7) if options.rounds is None else options.rounds
+    if options.rounds < 1:
+        raise UserError(f"--rounds must be at least 1, got {options.rounds}")
+    options.batch = _numbers("--batch", options.batch)
+    default = "100,3000" if options.quick else "100,1000,3000,10000"
+    options.pairs = _numbers("--pairs", options.pairs or default)
+    if options.against == "torch" and importlib.util.find_spec("torch") is None:
+        raise UserError('--against torch needs PyTorch: pip install -e ".[torch]"')
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    words = [word for word in text.split(",") if word]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise UserError(f"{option} takes whole numbers from 1 on, separated by commas: {text!r}")
+    return sorted({int(word) for word in words})

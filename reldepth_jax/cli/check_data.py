@@ -1,0 +1,104 @@
+r"""Check a data set before training: every finding names the file (and line) and how to mend it.
+
+python scripts/check_data.py redweb /path/to/ReDWeb_V1
+python scripts/check_data.py diw /path/to/DIW --sample 20000
+python scripts/check_data.py redweb /path/to/ReDWeb_V1 --against diw:/path/to/DIW
+python scripts/check_data.py hr_wsi /path/to/excerpt --partial
+
+Prints errors and warnings, and writes all of them to check_NAME.json, with a contact sheet,
+check_NAME.png, into runs/check_NAME or --output. Every image and map is decoded; --sample looks at
+a fixed random choice. Nothing is changed or written in the folder of the data set.
+
+Exit code 0: training may start, there is no error; 1: it may not; 2: wrong usage.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+
+from reldepth_jax import config
+from reldepth_jax.cli import command
+
+SHOWN = 20
+"""Findings of one check that are printed."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, examine, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="data set, as in data.source.name")
+    parser.add_argument("root", help="the folder as its authors distribute it")
+    parser.add_argument(
+        "--sample", type=int, default=0, metavar="N", help="samples of each part, default: all"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="fewer images than published are meant to be"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help="default: runs/check_NAME")
+    parser.add_argument("--threads", type=int, help="default: one for each core, at most 16")
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="NAME:PATH",
+        help="another data set that may not hold the same images; can be repeated",
+    )  # fmt: skip
+    options, _ = command.parse(parser, argv)
+    threads = min(16, os.cpu_count() or 1) if options.threads is None else options.threads
+    if options.sample < 0 or threads < 1:
+        raise config.ConfigError("--sample must be at least 0, --threads at least 1")
+    if not all(":" in other for other in options.against):
+        raise config.ConfigError("--against takes NAME:PATH, e.g. diw:/path/to/DIW")
+    output = options.output or pathlib.Path("runs", f"check_{options.name}")
+
+    # Only now: a mistake is told before.
+    from reldepth_jax.data import checks
+    from reldepth_jax.data.images import io, pictures
+
+    others = [tuple(other.split(":", 1)) for other in options.against]
+    examination = checks.Examination(
+        options.name,
+        options.root,
+        sample=options.sample,
+        partial=options.partial,
+        threads=threads,
+        against=others,
+    )
+    if pathlib.Path(options.root).resolve() in (output.resolve(), *output.resolve().parents):
+        raise config.ConfigError(f"--output {output} lies in the data set; choose another folder")
+    with command.progress_bar(f"{options.name} samples") as progress:
+        findings = list(examination.findings(progress))
+
+    output.mkdir(parents=True, exist_ok=True)
+    report = output / f"check_{options.name}.json"
+    errors = sum(finding.severity == "error" for finding in findings)
+    content = {
+        "data_set": options.name,
+        "root": options.root,
+        "samples": examination.looked_at,
+        "errors": errors,
+        "warnings": len(findings) - errors,
+        "findings": [finding._asdict() for finding in findings],
+    }
+    with io.atomic_write(report) as file:
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+    picture = examination.contact_sheet()
+    if picture is not None:
+        pictures.save_picture(report.with_suffix(".png"), picture)
+
+    groups = collections.defaultdict(list)
+    for finding in findings:
+        groups[finding.severity, finding.check].append(finding)
+    for (severity, check), members in sorted(groups.items()):
+        for finding in members[:SHOWN]:
+            print(f"{severity}: {finding.place}: {finding.message} [{check}]")
+        if len(members) > SHOWN:
+            print(f"{severity}: … and {len(members) - SHOWN} more, see {report} [{check}]")
+    print(
+        f"{options.name}: {examination.looked_at} samples, {errors} errors,"
+        f" {len(findings) - errors} warnings: training {'may not' if errors else 'may'} start."
+        f" Written: {output}"
+    )
+    return 1 if errors else 0

@@ -1,0 +1,126 @@
+r"""Compare trained runs on the same held-out images.
+
+python scripts/compare.py runs/mae runs/ranking
+python scripts/compare.py --group mae=runs/mae_0,runs/mae_1 \
+    --group ranking=runs/ranking_0,runs/ranking_1
+
+A group is one recipe with one run for each seed; a run given by itself is a group of its own. The
+table has the mean error over the runs of a group, its standard deviation over them, its 95 %
+bootstrap interval over images, and the paired difference to the first group. Writes compare.json,
+compare.md and compare.png, where each group is shown by its first run.
+"""
+
+import argparse
+import json
+import pathlib
+
+from reldepth_jax import config
+from reldepth_jax.cli import command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, evaluate every run, print the table and write the files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories")
+    parser.add_argument("--group", action="append", default=[], metavar="NAME=RUN,RUN,…")
+    parser.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
+    parser.add_argument("--num-images", metavar="N", help="instead of the runs' eval.num_images")
+    parser.add_argument("--pictures", type=int, default=6, help="rows of the picture, default: 6")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default="runs/compare", help="default: runs/compare"
+    )
+    options, _ = command.parse(parser, argv)
+    workdirs = _groups(options.runs, options.group)
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    from rich import box
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from reldepth_jax.data.images import pictures
+    from reldepth_jax.data.pipeline import make_source
+    from reldepth_jax.evaluation import compare, heldout
+    from reldepth_jax.inference import networks
+    from reldepth_jax.run_dir.saved_config import load_config
+    from reldepth_jax.weights.from_run import load_run
+
+    members = [workdir for group in workdirs.values() for workdir in group]
+    # Of a directory without a configuration, `load_run` says what is wrong.
+    found = {each: load_config(pathlib.Path(each)) or load_run(each).config for each in members}
+    settings = compare.common_settings(found)
+    if options.num_images is not None:
+        settings = config.override(settings, {"eval.num_images": options.num_images})
+        config.validate(settings)
+    source = make_source(settings, options.split)
+
+    steps: dict[str, int] = {}
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+
+        def evaluation(workdir: str) -> heldout.Evaluation:
+            model = networks.from_run(workdir)
+            steps[workdir] = model.step
+            bar = bars.add_task(workdir)
+            return heldout.evaluate(
+                model.predictor(settings.prediction_size),
+                source,
+                settings.eval,
+                progress=lambda done, total: bars.update(bar, completed=done, total=total),
+                keep=options.pictures,
+            )
+
+        groups = {
+            name: [evaluation(workdir) for workdir in group] for name, group in workdirs.items()
+        }
+
+    anyone = next(iter(groups.values()))[0]
+    report = {
+        "split": options.split,
+        "source": config.to_dict(settings)["data"]["source"],
+        "protocol": anyone.to_json()["protocol"],
+        "steps": {name: {each: steps[each] for each in group} for name, group in workdirs.items()},
+        **compare.report(groups),
+    }
+    rows = compare.rows(report)
+    claims = compare.statements(report)
+    notes = (
+        "Errors in percent: mean over the seeds ± standard deviation over them [95 % bootstrap"
+        f" interval over images]. {anyone.protocol()}"
+    )
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    (output / "compare.json").write_text(text, encoding="utf-8")
+    (output / "compare.md").write_text(
+        compare.markdown(rows, "\n\n".join([*claims, notes])), encoding="utf-8"
+    )
+    if anyone.pictures:
+        pictures.save_picture(output / "compare.png", compare.picture(groups))
+
+    table = Table(*rows[0], box=box.SIMPLE_HEAD)
+    for row in rows[1:]:
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    console = Console(markup=False)
+    console.print(table)
+    for claim in claims:
+        console.print(claim, highlight=False)
+    console.print(notes, highlight=False)
+    console.print(f"written: {output}/compare.json, .md, .png", highlight=False)
+    return 0
+
+
+def _groups(runs: list[str], named: list[str]) -> dict[str, list[str]]:
+    """Return the run directories of each group, the named groups first."""
+    groups: dict[str, list[str]] = {}
+    for text in [*named, *(f"{pathlib.Path(run).name}={run}" for run in runs)]:
+        name, _, members = text.partition("=")
+        if not (name and members and all(members.split(","))):
+            raise config.ConfigError(f"{text!r} is no group; write --group NAME=RUN,RUN,…")
+        if name in groups:
+            raise config.ConfigError(f"two groups are called {name!r}; use --group NAME=RUN")
+        groups[name] = members.split(",")
+    if len(groups) < 2:
+        raise config.ConfigError("give at least two runs, or --group NAME=RUN,RUN,… twice")
+    return groups

@@ -1,0 +1,96 @@
+r"""Convert weights: published files to ours, ours and runs to files, and back for PyTorch code.
+
+python scripts/convert_weights.py model-f6b98070.pt midas.safetensors --arch midas_v21
+python scripts/convert_weights.py resnet50-0676ba61.pth resnet50.safetensors
+python scripts/convert_weights.py pretrained:efficientnet_lite0 lite0.safetensors
+python scripts/convert_weights.py runs/ranking ranking.safetensors --checkpoint best
+python scripts/convert_weights.py midas.safetensors for_midas_code.safetensors --to torch
+
+IN is a .pt, .pth, .pth.tar or .safetensors file, a run directory, or pretrained:NAME (extra
+`pretrained`). Reading torch files needs the extra `torch`; their content is never executed. The
+output says what it is: architecture, preprocessing, sign of the output, where it came from.
+`scripts/list_models.py` lists the architectures and where users get their weights.
+"""
+
+import argparse
+import pathlib
+
+from reldepth_jax import config
+from reldepth_jax.cli import command
+from reldepth_jax.registry import ENCODERS, PRESETS, did_you_mean
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, convert, say what was written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", metavar="IN", help="file, run directory or pretrained:NAME")
+    parser.add_argument("output", metavar="OUT.safetensors", type=pathlib.Path)
+    parser.add_argument("--arch", metavar="NAME", help="what IN holds; default: by its keys")
+    parser.add_argument(
+        "--to",
+        choices=["reldepth", "torch"],
+        default="reldepth",
+        help="torch: keys that the original's PyTorch code loads; default: reldepth",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=command.checkpoint,
+        metavar="STEP",
+        help="of a run; default: the newest",
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    options, _ = command.parse(parser, argv)
+    known = [*PRESETS.entries, *ENCODERS.entries]
+    if options.arch is not None and options.arch not in known:
+        hint = did_you_mean(options.arch, known)
+        raise config.ConfigError(
+            f"--arch: unknown network {options.arch!r}.{hint} Available: {', '.join(known)}"
+        )
+    if options.output.suffix != ".safetensors":
+        raise config.ConfigError(f"{options.output}: the output's name must end in .safetensors")
+    if options.output.is_dir():
+        raise config.ConfigError(f"{options.output} is a folder; give the name of a file")
+    if options.output.exists() and not options.force:
+        raise config.ConfigError(f"{options.output} exists; choose another name, or --force")
+    source = pathlib.Path(options.input)
+    if options.output.exists() and source.exists() and options.output.samefile(source):
+        raise config.ConfigError(f"{options.output} is IN itself; choose another name")
+    if options.checkpoint is not None and not source.is_dir():
+        raise config.ConfigError("--checkpoint belongs to a run directory; a file has one state")
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    import safetensors.numpy
+
+    from reldepth_jax.data.images.io import atomic_write
+    from reldepth_jax.inference import networks
+    from reldepth_jax.weights import convert, file
+
+    if source.is_dir():
+        weights = networks.from_run(options.input, options.checkpoint).weights()
+    elif file.is_ours(options.input):
+        weights = file.read(options.input)
+    else:
+        weights = convert.from_file(options.input, options.arch)
+    if options.arch not in (None, weights.architecture):
+        raise config.ConfigError(
+            f"{options.input} holds {weights.architecture}, not {options.arch}; leave --arch out"
+        )
+    if options.to == "torch":
+        tensors = convert.to_torch(weights)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(options.output) as opened:
+            opened.write(safetensors.numpy.save(tensors, convert.torch_metadata(weights)))
+    else:
+        file.write(options.output, weights)
+    count = sum(array.size for key, array in weights.arrays.items() if ".running_" not in key)
+    dead = weights.dead_parameters
+    idle = f" and {dead:,} that its code never uses" if dead else ""
+    print(f"{weights.architecture} ({weights.part}), {count:,} parameters{idle}; {weights.meaning}")
+    if weights.provenance.get("licence"):
+        print(f"licence of the public weights: {weights.provenance['licence']}")
+    if weights.provenance.get("started_from"):
+        print(f"started from {weights.provenance['started_from']}, whose licence may bind this too")
+    print(f"written: {options.output}")
+    return 0

@@ -1,0 +1,60 @@
+"""List the networks and encoders: size, cost, conventions, licence, where the weights are.
+
+python scripts/list_models.py [--json]
+"""
+
+import argparse
+import json
+
+from reldepth_jax.cli import command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, build every network as shapes, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options, _ = command.parse(parser, argv)
+
+    # Only now, because importing JAX takes longer than telling a mistake.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from reldepth_jax.weights import catalogue, presets
+
+    names = presets.names()
+    entries = []
+    with command.progress_bar("networks") as progress:
+        for done, name in enumerate(names, start=1):
+            entries.append(catalogue.describe(presets.get(name)))
+            progress(done, len(names))
+    if options.json:
+        print(json.dumps([entry.to_dict() for entry in entries], indent=1))
+        return 0
+    console = Console(highlight=False)
+    for part in ("network", "encoder"):
+        table = Table(title=f"{part}s", box=box.SIMPLE_HEAD, title_justify="left")
+        for heading in ("name", "parameters", "GMAC", "input", "output"):
+            justify = "right" if heading in ("parameters", "GMAC") else "left"
+            table.add_column(heading, justify=justify, overflow="fold")
+        for entry in entries:
+            if entry.part == part:
+                table.add_row(
+                    entry.name,
+                    f"{entry.parameters:,}",
+                    f"{entry.multiply_adds / 1e9:.3f}",
+                    entry.input,
+                    entry.output,
+                )
+        console.print(table)
+    table = Table(title="public weights", box=box.SIMPLE_HEAD, title_justify="left")
+    for heading in ("name", "licence", "where"):
+        # Folded: a name that is cut off cannot be looked up.
+        table.add_column(heading, overflow="fold")
+    for entry in entries:
+        table.add_row(entry.name, entry.licence, entry.source)
+    console.print(table)
+    print(catalogue.NOTE)
+    return 0
