@@ -14,8 +14,8 @@ from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.inference import networks
 from reldepth_jax.models import cost
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
-from reldepth_jax.training import compiled_step
 from reldepth_jax.training import state as states
+from reldepth_jax.training import step as step_module
 from reldepth_jax.training.state import TrainState
 from reldepth_jax.types import Batch
 from reldepth_jax.weights import arrays
@@ -37,7 +37,7 @@ def weights(config: Config) -> tuple[TrainState, dict[str, np.ndarray]]:
 
 def step(config: Config, state: TrainState, batch: Arrays) -> Call:
     """Return the training step, compiled when first called; it returns its loss."""
-    function = compiled_step.step_function(config)
+    function = step_module.step_function(config)
     on_device: Any = jax.device_put(dict(batch))
 
     def run() -> jax.Array:

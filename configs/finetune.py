@@ -40,7 +40,7 @@ def get_config(variant: str = "midas_v21_small") -> Config:
             name="adamw",
             learning_rate=1e-4,
             encoder_lr_scale=0.1,
-            frozen_statistics="all",
+            frozen_batch_norm="all",
             warmup_steps=20,
         ),
         train=TrainConfig(steps=500, eval_every=100),

@@ -69,7 +69,7 @@ def main() -> int:
 
     from reldepth_jax import runtime
     from reldepth_jax.run_dir.numerics import numerics
-    from reldepth_jax.training import compiled_step
+    from reldepth_jax.training import step as step_module
     from reldepth_jax.training.state import new_state
 
     runtime.set_up()  # as in training
@@ -88,7 +88,7 @@ def main() -> int:
 
     calls: dict[tuple[str, int], Callable[[], Any]] = {}
     for number, changed in settings_of.items():
-        calls["step", number] = functools.partial(step, compiled_step.step_function(changed))
+        calls["step", number] = functools.partial(step, step_module.step_function(changed))
         calls["loss", number] = _loss_alone(changed, batch)
     reference = _with_pairs(settings, REFERENCE_PAIRS)
     calls["reference", REFERENCE_PAIRS] = _loss_alone(reference, _batch(settings, REFERENCE))

@@ -19,8 +19,8 @@ from reldepth_jax.config import load
 from reldepth_jax.errors import UserError
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
-from reldepth_jax.training.compiled_step import step_function
 from reldepth_jax.training.state import new_state
+from reldepth_jax.training.step import step_function
 from reldepth_jax.types import Batch, Pairs
 
 # Without the grid of `scripts/ablate.py`.

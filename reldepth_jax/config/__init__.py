@@ -1,18 +1,18 @@
 """The configuration: what can be set, its meaning, its legal values. Imports no JAX.
 
-A configuration file is Python with `get_config() -> Config`. Overrides on the command line,
-`--config.optim.learning_rate=0.1`, are applied by `override`; `validate` then checks every value.
-All raise `ConfigError` with one line that names the field and the nearest legal value.
+A configuration file is Python with `get_config() -> Config`; `load` finds it by name or by path.
+Overrides on the command line, `--config.optim.learning_rate=0.1`, are applied by `override`;
+`validate` then checks every value. All raise `ConfigError` with one line that names the field and
+the nearest legal value.
 
-Plug-ins (source, encoder, loss, pair sampler) stand in the configuration as a `Choice`: a name and
-options. Options are checked against the plug-in's own source (see `registry`).
+Plug-ins (source, encoder, loss, pair sampler) are a `Choice`: a name and options. Options are
+checked against the plug-in's source file (see `registry`).
 """
 
-from reldepth_jax.config.loading import load, override
+from reldepth_jax.config.choice import Choice
+from reldepth_jax.config.loading import find, load, override
 from reldepth_jax.config.schema import (
-    Choice,
     Config,
-    ConfigError,
     DataConfig,
     EvalConfig,
     LabelNoise,
@@ -23,7 +23,7 @@ from reldepth_jax.config.schema import (
     TrainConfig,
 )
 from reldepth_jax.config.serialisation import from_dict, to_dict
-from reldepth_jax.config.validation import lookup, validate
+from reldepth_jax.config.validation import ConfigError, lookup, validate
 
 __all__ = [
     "Choice",
@@ -37,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "TrainConfig",
+    "find",
     "from_dict",
     "load",
     "lookup",

@@ -7,47 +7,67 @@ import runpy
 import traceback
 import typing
 from collections.abc import Mapping
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
-from reldepth_jax.config import schema
-from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
+from reldepth_jax.config import renamed, schema
+from reldepth_jax.config.choice import Choice, option_defaults, option_types
+from reldepth_jax.config.schema import Config
+from reldepth_jax.config.setting import rule_of
 from reldepth_jax.config.validation import (
-    annotation,
-    group_of_tuple,
-    is_choice,
+    ConfigError,
+    has_items,
+    is_group,
     lookup,
     tuple_items,
     unknown,
     validate,
+    without_none,
 )
-from reldepth_jax.registry import did_you_mean
+from reldepth_jax.registry import Registry, did_you_mean
 
 
-def load(path: str) -> Config:
+def load(name: str) -> Config:
     """Run a configuration file and return what its `get_config()` returns.
 
-    `path` may end in `:variant`, which is passed to `get_config(variant)`. Raises ConfigError with
-    file and line for a file that is missing or fails.
+    `name` is that of `find`; `:variant` at its end is passed to `get_config(variant)`. Raises
+    ConfigError with file and line for a file that is missing or fails.
     """
-    config = run_file(path, "get_config")
+    config = run_file(name, "get_config")
     try:
         validate(config)
     except ConfigError as error:
-        raise ConfigError(f"{path.partition(':')[0]}: {error}") from None
+        raise ConfigError(f"{find(name)}: {error}") from None
     return config
 
 
-def run_file(path: str, function: str) -> Any:
+def find(name: str) -> pathlib.Path:
+    """Return the file of a configuration `name` or `name:variant`, given by path or by name.
+
+    A name such as `ranking` stands for configs/ranking.py in the current directory or, if there is
+    none, for the one that comes with this package. Raises ConfigError if there is no such file.
+    """
+    name = name.partition(":")[0]
+    if pathlib.Path(name).is_file():
+        return pathlib.Path(name)
+    package = pathlib.Path(__file__).parent.parent
+    shipped = package / "configs"
+    folders = [pathlib.Path("configs"), shipped if shipped.is_dir() else package.parent / "configs"]
+    by_name = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.py")}
+    if name in by_name:
+        return by_name[name]
+    known = sorted([*by_name, *map(str, pathlib.Path(name).parent.glob("*.py"))])
+    hint = did_you_mean(name, known) or did_you_mean(pathlib.Path(name).stem, by_name)
+    hint = hint or f" Available: {', '.join(known) or 'none'}."
+    raise ConfigError(f"no configuration file {name}.{hint}")
+
+
+def run_file(name: str, function: str) -> Any:
     """Run a Python file and return what its `function()` returns, or `function(variant)`.
 
-    Raises ConfigError with file and line for a file that is missing or fails.
+    `name` as in `load`. Raises ConfigError with file and line for a file that is missing or fails.
     """
-    file, _, variant = path.partition(":")
-    source = pathlib.Path(file)
-    if not source.is_file():
-        there = [str(p) for p in sorted(source.parent.glob("*.py"))]
-        hint = did_you_mean(file, there) or f" Available: {', '.join(there) or 'none'}."
-        raise ConfigError(f"no configuration file {file}.{hint}")
+    variant = name.partition(":")[2]
+    file = str(find(name))
     try:
         get = runpy.run_path(file).get(function)
         if get is None:
@@ -78,60 +98,69 @@ def override(config: Config, assignments: Mapping[str, str]) -> Config:
 
     Naming another plug-in (`loss.name=mae`) starts from that plug-in's default options.
     """
-    # Names first: `--config.loss.sigma=… --config.loss.name=…` means the same in either order.
-    for path, text in sorted(assignments.items(), key=lambda item: not item[0].endswith(".name")):
-        config = _assign(config, path.split("."), text, path)
+
+    # Names before options: the order on the command line does not matter.
+    def depth(item: tuple[str, str]) -> int:
+        return item[0].removesuffix(".name").count(".")
+
+    for path, text in sorted(assignments.items(), key=depth):
+        config = _assign(config, Config, path.split("."), text, path)
     return config
 
 
-def _assign(node: Any, parts: list[str], text: str, path: str) -> Any:
-    hints = typing.get_type_hints(type(node))
-    head, *rest = parts
-    if head not in hints:
-        raise ConfigError(unknown(path, hints, head))
-    value = getattr(node, head)
-    if is_choice(hints[head]):
-        new = _assign_choice(value, rest, text, path)
-    elif group_of_tuple(hints[head]) is not None:
-        new = _assign_item(value, rest, text, path)
-    elif dataclasses.is_dataclass(value):
-        if not rest:
-            inner = typing.get_type_hints(type(value))
-            raise ConfigError(f"{path} is a group; set one of {path}.{{{','.join(inner)}}}")
-        new = _assign(value, rest, text, path)
-    elif rest:
-        raise ConfigError(f"{path}: {path.removesuffix('.' + '.'.join(rest))} has no fields")
-    else:
-        new = _parse(text, hints[head], path)
-    return dataclasses.replace(node, **{head: new})
+def _assign(
+    value: Any, kind: Any, parts: list[str], text: str, path: str, registry: Registry | None = None
+) -> Any:
+    """Return `value`, of type `kind`, with what `parts` name in it set from text."""
+    kind = without_none(kind)
+    whole = path.removesuffix("." + ".".join(parts)) if parts else path
+    if is_group(kind):
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        if not parts:
+            raise ConfigError(f"{path} is a group; set one of {path}.{{{','.join(fields)}}}")
+        head = renamed.new_name(kind.__name__, parts[0])
+        if head not in fields:
+            raise ConfigError(unknown(path, fields, head))
+        inner, declared = typing.get_type_hints(kind)[head], rule_of(fields[head])
+        new = _assign(getattr(value, head), inner, parts[1:], text, path, declared.registry)
+        return dataclasses.replace(value, **{head: new})
+    if kind is Choice:
+        assert registry is not None
+        return _assign_choice(value, parts, text, path, whole, registry)
+    item_kind = get_args(kind)[0] if has_items(kind) else None
+    if item_kind is not None and (parts or is_group(item_kind)):
+        known = [str(position) for position in range(len(value))]
+        if not parts or parts[0] not in known or (is_group(item_kind) and len(parts) == 1):
+            raise ConfigError(
+                f"{path}: name an item and one of its fields; items: {', '.join(known) or 'none'}"
+            )
+        items = list(value)
+        at = int(parts[0])
+        items[at] = _assign(items[at], item_kind, parts[1:], text, path, registry)
+        return tuple(items)
+    if parts:
+        raise ConfigError(f"{path}: {whole} has no fields")
+    return _parse(text, kind, path)
 
 
-def _assign_item(items: tuple[Any, ...], rest: list[str], text: str, path: str) -> Any:
-    """Set a field of one item of a tuple of groups, as in `data.mix.0.share`."""
-    known = [str(position) for position in range(len(items))]
-    if len(rest) < 2 or rest[0] not in known:
-        raise ConfigError(
-            f"{path}: name an item and one of its fields; items: {', '.join(known) or 'none'}"
-        )
-    position = int(rest[0])
-    new = _assign(items[position], rest[1:], text, path)
-    return (*items[:position], new, *items[position + 1 :])
-
-
-def _assign_choice(choice: Choice | None, rest: list[str], text: str, path: str) -> Choice:
-    kind = registry_of(path if not rest else path.rsplit(".", len(rest))[0])
-    if rest in ([], ["name"]):
-        lookup(kind, text, path)
-        return choice if choice is not None and text == choice.name else Choice(text)
+def _assign_choice(
+    choice: Choice | None, parts: list[str], text: str, path: str, whole: str, registry: Registry
+) -> Choice:
+    if parts in ([], ["name"]):
+        new = renamed.new_choice(registry, Choice(text))
+        lookup(registry, new.name, path)
+        return choice if choice is not None and new.name == choice.name else new
     if choice is None:
-        whole = path.removesuffix("." + ".".join(rest))
         raise ConfigError(f"{path}: {whole} is not set; name it first: {whole}.name=…")
-    options = lookup(kind, choice.name, path).options
-    if len(rest) > 1 or rest[0] not in options:
-        where = f"{kind.kind} {choice.name!r}"
-        raise ConfigError(unknown(path, {"name": None, **options}, rest[0], where))
-    value = _parse(text, annotation(options[rest[0]][0]), path)
-    return Choice(choice.name, **{**choice.options, rest[0]: value})
+    entry = lookup(registry, choice.name, path)
+    kinds = option_types(entry)
+    option = renamed.new_name(f"{registry.kind} {choice.name}", parts[0], quiet=True)
+    if option not in kinds:
+        where = f"{registry.kind} {choice.name!r}"
+        raise ConfigError(unknown(path, ["name", *kinds], parts[0], where))
+    before = choice.options.get(option, option_defaults(entry)[option])
+    value = _assign(before, kinds[option], parts[1:], text, path, registry)
+    return renamed.new_choice(registry, Choice(choice.name, **{**choice.options, parts[0]: value}))
 
 
 def _parse(text: str, kind: Any, path: str) -> Any:
@@ -152,4 +181,5 @@ def _parse(text: str, kind: Any, path: str) -> Any:
         except ValueError:
             number = {int: "a whole number", float: "a number"}[kind]
             raise ConfigError(f"{path}: expected {number}, got {text!r}") from None
-    return text
+    # With options it is written in a former way, see `renamed`.
+    return Choice(text) if kind is Choice and ":" not in text else text

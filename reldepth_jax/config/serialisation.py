@@ -1,69 +1,81 @@
 """Configurations as plain values, for JSON."""
 
-import ast
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from reldepth_jax.config.schema import Choice, Config, ConfigError, registry_of
-from reldepth_jax.config.validation import group_of_tuple, is_choice, unknown, validate
+from reldepth_jax.config import renamed
+from reldepth_jax.config.choice import Choice, option_defaults
+from reldepth_jax.config.schema import Config
+from reldepth_jax.config.setting import rule_of
+from reldepth_jax.config.validation import (
+    ConfigError,
+    has_items,
+    is_group,
+    unknown,
+    validate,
+    without_none,
+)
+from reldepth_jax.registry import Registry
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Return nested dictionaries of plain values, for JSON; a choice gives all of its options."""
+    return plain(config)
 
-    def convert(value: Any, path: str) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {
-                field.name: convert(getattr(value, field.name), f"{path}.{field.name}".strip("."))
-                for field in dataclasses.fields(value)
-            }
-        if isinstance(value, Choice):
-            entry = registry_of(path).lookup(value.name)
-            defaults = {name: default for name, (_, default) in entry.options.items()}
-            given = {name: repr(option) for name, option in value.options.items()}
-            return {"name": value.name, **{k: _literal(v) for k, v in (defaults | given).items()}}
-        if isinstance(value, tuple):
-            return [convert(item, f"{path}.{position}") for position, item in enumerate(value)]
-        return value
 
-    return convert(config, "")
+def plain(value: Any, registry: Registry | None = None) -> Any:
+    """Return a value of a configuration as JSON has it; `registry` is that of its choices."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: plain(getattr(value, field.name), rule_of(field).registry)
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Choice):
+        assert registry is not None
+        options = option_defaults(registry.lookup(value.name)) | value.options
+        return {"name": value.name} | {k: plain(v, registry) for k, v in options.items()}
+    if isinstance(value, tuple):
+        return [plain(item, registry) for item in value]
+    return value
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Invert `to_dict` and validate."""
-
-    def build(kind: Any, value: Any, path: str) -> Any:
-        if is_choice(kind):
-            if value is None:
-                return None
-            return Choice(
-                value["name"],
-                **{
-                    k: tuple(v) if isinstance(v, list) else v
-                    for k, v in value.items()
-                    if k != "name"
-                },
-            )
-        if dataclasses.is_dataclass(kind):
-            hints = typing.get_type_hints(kind)
-            for name in value:
-                if name not in hints:
-                    raise ConfigError(unknown(f"{path}.{name}".strip("."), hints))
-            arguments = {k: build(hints[k], v, f"{path}.{k}".strip(".")) for k, v in value.items()}
-            return typing.cast(Callable[..., Any], kind)(**arguments)
-        group = group_of_tuple(kind)
-        if group is not None:
-            return tuple(build(group, item, f"{path}.{i}") for i, item in enumerate(value))
-        return tuple(value) if isinstance(value, list) else value
-
-    config = build(Config, values, "")
+    """Invert `to_dict` and validate. Former names are accepted."""
+    config = _build(Config, values, "")
     validate(config)
     return config
 
 
-def _literal(text: str) -> Any:
-    """Return the value of a default written in a plug-in's source, as JSON has it."""
-    value = ast.literal_eval(text)
-    return list(value) if isinstance(value, tuple) else value
+def _build(kind: Any, value: Any, path: str, registry: Registry | None = None) -> Any:
+    kind = without_none(kind)
+    if is_group(kind):
+        values = renamed.new_names(kind.__name__, value, quiet=True)
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for name in values:
+            if name not in fields:
+                raise ConfigError(unknown(f"{path}.{name}".strip("."), fields, name))
+        hints = typing.get_type_hints(kind)
+        return kind(
+            **{
+                name: _build(
+                    hints[name], item, f"{path}.{name}".strip("."), rule_of(fields[name]).registry
+                )
+                for name, item in values.items()
+            }
+        )
+    if kind is Choice and value is not None:
+        assert registry is not None
+        return renamed.new_choice(registry, _choice(value), quiet=True)
+    if has_items(kind) and isinstance(value, list):
+        item_kind = get_args(kind)[0]
+        return tuple(_build(item_kind, v, f"{path}.{i}", registry) for i, v in enumerate(value))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _choice(value: Any) -> Any:
+    """Return the options of a choice, or itself, from plain values."""
+    if isinstance(value, dict):
+        return Choice(**{name: _choice(option) for name, option in value.items()})
+    return tuple(map(_choice, value)) if isinstance(value, list) else value

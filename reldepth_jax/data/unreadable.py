@@ -133,6 +133,7 @@ def too_many(log: str | os.PathLike[str], samples: int, share: float) -> str | N
         return None
     first = "; ".join(list(bad.values())[:3])
     return (
-        f"{len(bad)} of {samples} samples cannot be read, more than {limit} (data.max_bad): {first}"
+        f"{len(bad)} of {samples} samples cannot be read, more than {limit}"
+        f" (data.max_unreadable): {first}"
         f"; all are listed in {log}, which is to be deleted when they are mended"
     )

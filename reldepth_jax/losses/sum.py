@@ -1,7 +1,7 @@
 """Weighted sum of losses; the default is the total loss of MiDaS.
 
 Source: Ranftl et al. (MiDaS), TPAMI 2020, Eq. (12): `ssi_trimmed` + 0.5 `gradient_matching`.
-Axes, units and sign: those of its parts. Invariant to what all of its parts are.
+Axes, units and sign: those of its terms. Invariant to whatever all of its terms are invariant to.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reldepth_jax.config import Choice, Config, override, validate
+from reldepth_jax.config import Choice
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Loss, Pairs
@@ -19,54 +19,40 @@ from reldepth_jax.types import Batch, Loss, Pairs
 @LOSSES.register("sum")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightedSum:
-    """sum_k weights[k] * losses[k], all on the same scores, ground truth and pairs."""
+    """sum_k weights[k] * terms[k], all on the same scores, ground truth and pairs."""
 
-    losses: tuple[str, ...] = ("ssi_trimmed", "gradient_matching")
-    """Names of losses. Options that differ from the defaults follow after colons, as in
-    "gradient_matching:scales=2:alignment=least_squares"."""
+    terms: tuple[Choice, ...] = (Choice("ssi_trimmed"), Choice("gradient_matching"))
+    """Losses. On the command line `loss.terms=mae,ranking`, `loss.terms.1.drop_easiest=0`."""
     weights: tuple[float, ...] = (1.0, 0.5)
     """At least 0, one for each."""
 
     def __post_init__(self):
-        if len(self.weights) != len(self.losses) or not self.losses:
+        if len(self.weights) != len(self.terms) or not self.terms:
+            names = ", ".join(term.name for term in self.terms)
             raise UserError(
-                f"loss.weights: {len(self.weights)} weights for {len(self.losses)} losses; give one"
-                f" for each of {', '.join(self.losses) or 'at least one loss'}"
+                f"loss.weights: {len(self.weights)} weights for {len(self.terms)} terms; give one"
+                f" for each of {names or 'at least one loss'}"
             )
         if min(self.weights) < 0:
             raise UserError(f"loss.weights must be at least 0, got {min(self.weights)}")
-        _ = self._parts
+        _ = self._losses
 
     @functools.cached_property
-    def _parts(self) -> tuple[Loss, ...]:
-        return tuple(_make(text) for text in self.losses)
+    def _losses(self) -> tuple[Loss, ...]:
+        losses = []
+        for position, term in enumerate(self.terms):
+            try:
+                losses.append(LOSSES.create(term.name, **term.options))
+            except UserError as error:
+                where = f"loss.terms.{position}."
+                raise UserError(where + str(error).removeprefix("loss.")) from None
+        return tuple(losses)
 
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
     ) -> Float[Array, ""]:
         """Return the loss of a batch; `Loss` protocol."""
         total = jnp.zeros(())
-        for weight, part in zip(self.weights, self._parts, strict=True):
-            total += weight * part(score, batch, pairs)
+        for weight, loss in zip(self.weights, self._losses, strict=True):
+            total += weight * loss(score, batch, pairs)
         return total
-
-
-def _make(text: str) -> Loss:
-    """Return the loss written as `name:option=value:…`; UserError for a mistake in it."""
-    name, *settings = (part.strip() for part in text.split(":"))
-    try:
-        if name == "sum":
-            raise UserError("a sum cannot stand in a sum; name its losses here")
-        for setting in settings:
-            if "=" not in setting:
-                raise UserError(f"{setting!r} is no option; write {name}:option=value")
-        options = dict(setting.split("=", 1) for setting in settings)
-        # As if it were a configuration's loss: the same checks, and the same words for a mistake.
-        config = override(
-            Config(loss=Choice("ranking")),
-            {"loss.name": name, **{f"loss.{option}": value for option, value in options.items()}},
-        )
-        validate(config)
-        return LOSSES.create(config.loss.name, **config.loss.options)
-    except UserError as error:
-        raise UserError(f"loss.losses: {text!r}: {error}") from None

@@ -70,7 +70,7 @@ def graph_definition(
     model: RelDepthNet,
     *,
     training: bool,
-    frozen_statistics: Literal["none", "encoder", "all"] = "none",
+    frozen_batch_norm: Literal["none", "encoder", "all"] = "none",
 ) -> nnx.GraphDef[RelDepthNet]:
     """Return the static part of the model, to `nnx.merge` with parameters and statistics.
 
@@ -78,10 +78,10 @@ def graph_definition(
     except in the frozen part; otherwise it normalises with the running ones.
     """
     view = nnx.view(model, use_running_average=True)
-    if training and frozen_statistics != "all":
+    if training and frozen_batch_norm != "all":
         view = nnx.view(
             view,
-            only=lambda path, _: frozen_statistics == "none" or path[:1] != ("encoder",),
+            only=lambda path, _: frozen_batch_norm == "none" or path[:1] != ("encoder",),
             raise_if_not_found=False,
             use_running_average=False,
         )

@@ -1,30 +1,19 @@
 """The configuration that a run directory was begun with, and what a continuation may change."""
 
+import dataclasses
 import json
 import os
 import pathlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reldepth_jax import config as config_module
-from reldepth_jax.config import Config
+from reldepth_jax.config import Config, from_dict, to_dict
+from reldepth_jax.config.serialisation import plain
+from reldepth_jax.config.setting import rule_of
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import layout
 from reldepth_jax.types import Source
-
-# What may change between a run and its continuation: none of it touches the computed numbers,
-# except train.steps, which prolongs the schedule.
-_FREE = {
-    "data.workers", "data.threads", "data.prefetch", "data.timeout", "data.max_bad",
-    "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_images",
-    "train.checkpoint_every", "train.checkpoint_minutes", "train.keep", "train.max_minutes",
-    "train.grace_seconds", "train.max_skipped", "init_from", "init_part",
-}  # fmt: skip
-
-_PLACE = re.compile(r"data\..*\b(root|prepared)")
-"""Where the same data lie: other in every session on a borrowed machine. The fingerprint tells."""
 
 _DATA = "data_fingerprint"
 
@@ -39,16 +28,14 @@ def load_config(folder: pathlib.Path) -> Config | None:
     if values is None:
         return None
     try:
-        return config_module.from_dict(
-            {name: value for name, value in values.items() if name != _DATA}
-        )
+        return from_dict({name: value for name, value in values.items() if name != _DATA})
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / layout.CONFIG} cannot be read: {error}") from error
 
 
 def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] = ()) -> None:
     """Write the resolved configuration and the fingerprint of the data, whole or not at all."""
-    values = config_module.to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
+    values = to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
     text = json.dumps(values, indent=2)
     temporary = folder / f"{layout.CONFIG}.tmp"
     temporary.write_text(text + "\n", encoding="utf-8")
@@ -65,7 +52,7 @@ def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]
         before = (_load(folder) or {}).get(_DATA, [])
         after = [fingerprint(source) for source in sources]
         changed = [
-            f"training data: {_told(one)} -> {_told(other)}"
+            f"training data: {_listed(one)} -> {_listed(other)}"
             for one, other in zip(before, after, strict=False)
             # Prepared shards have no names to compare.
             if any(one[fact] != other[fact] for fact in one.keys() & other.keys())
@@ -77,7 +64,7 @@ def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]
         )
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _listed(facts: dict[str, Any]) -> str:
     return ", ".join(
         f"{value} {key}" if key == "samples" else f"{key} {value}" for key, value in facts.items()
     )
@@ -94,23 +81,35 @@ def _load(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Return the changed fields that a continued run must not change, as `path: old -> new`."""
-    before, after = (_flat(config_module.to_dict(config)) for config in (old, new))
-    return [
-        f"{path}: {before.get(path)} -> {after.get(path)}"
-        for path in sorted(before | after)
-        if before.get(path) != after.get(path)
-        and path not in _FREE
-        and not _PLACE.fullmatch(path)
-        and not path.startswith("eval.")
-    ]
+    """Return the changed fields that a continued run must not change, as `path: old -> new`.
+
+    The schema says which may change: none that affects the computed numbers, except train.steps,
+    which prolongs the schedule.
+    """
+    return list(_differences(old, new, ""))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+def _differences(old: Any, new: Any, prefix: str) -> Iterator[str]:
+    for field in dataclasses.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        path, declared = prefix + field.name, rule_of(field)
+        if declared.resume == "free":
+            continue
+        if dataclasses.is_dataclass(before):
+            yield from _differences(before, after, f"{path}.")
+            continue
+        if isinstance(before, tuple) and len(before) == len(after):
+            groups = [i for i, item in enumerate(before) if dataclasses.is_dataclass(item)]
+            for i in groups:
+                yield from _differences(before[i], after[i], f"{path}.{i}.")
+            if groups:
+                continue
+        before, after = (plain(value, declared.registry) for value in (before, after))
+        if declared.registry is None:
+            if before != after:
+                yield f"{path}: {before} -> {after}"
+            continue
+        before, after = before or {}, after or {}
+        for option in before | after:
+            if option not in declared.free_options and before.get(option) != after.get(option):
+                yield f"{path}.{option}: {before.get(option)} -> {after.get(option)}"

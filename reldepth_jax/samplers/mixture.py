@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from reldepth_jax.config import Choice
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import PAIR_SAMPLERS
 from reldepth_jax.types import Batch, Pairs, PairSampler
@@ -20,38 +21,51 @@ from reldepth_jax.types import Batch, Pairs, PairSampler
 @PAIR_SAMPLERS.register("mixture")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixedPairs:
-    """`num_pairs[i]` pairs of `samplers[i]`, which has its default options otherwise.
+    """`num_pairs[i]` pairs of `samplers[i]`.
 
     The pairs are interleaved: the first so many (`ops.pairs.limited`) have each sampler's share.
     """
 
-    samplers: tuple[str, ...] = ("uniform", "edge_guided")
-    """Names of samplers that take `num_pairs`; each at most once."""
+    samplers: tuple[Choice, ...] = (Choice("uniform"), Choice("edge_guided"))
+    """Different ones, each without its own `num_pairs`. On the command line
+    `pairs.samplers=uniform,edge_guided`, `pairs.samplers.1.threshold=0.2`."""
     num_pairs: tuple[int, ...] = (1000, 2000)
 
     def __post_init__(self):
+        names = ", ".join(sampler.name for sampler in self.samplers)
         if len(self.samplers) != len(self.num_pairs) or not self.samplers:
             raise UserError(
                 f"pairs.num_pairs must have one number for each of pairs.samplers, got"
-                f" {self.num_pairs} for {self.samplers}"
+                f" {self.num_pairs} for {names or 'no sampler'}"
             )
         if len(set(self.samplers)) < len(self.samplers):
-            raise UserError(f"pairs.samplers: each may occur only once, got {self.samplers}")
-        for name, number in zip(self.samplers, self.num_pairs, strict=True):
-            try:
-                entry = PAIR_SAMPLERS.lookup(name)
-            except ValueError as error:
-                raise UserError(f"pairs.samplers: {error}") from None
-            if entry.options.get("num_pairs", ("",))[0] != "int":
-                raise UserError(f"pairs.samplers: {name!r} cannot be part of a mixture")
+            raise UserError(f"pairs.samplers: all must be different, got {names}")
+        for sampler, number in zip(self.samplers, self.num_pairs, strict=True):
+            options = PAIR_SAMPLERS.lookup(sampler.name).options
+            if options.get("num_pairs", ("",))[0] != "int":
+                raise UserError(f"pairs.samplers: {sampler.name!r} cannot be part of a mixture")
+            if "num_pairs" in sampler.options:
+                raise UserError(
+                    f"pairs.samplers: {sampler.name} gets its number from pairs.num_pairs"
+                )
             if number < 1:
-                raise UserError(f"pairs.num_pairs: {name} must have at least 1, got {number}")
+                raise UserError(
+                    f"pairs.num_pairs: {sampler.name} must have at least 1, got {number}"
+                )
+        _ = self.parts
 
     @functools.cached_property
     def parts(self) -> tuple[PairSampler, ...]:
         """The samplers."""
-        chosen = zip(self.samplers, self.num_pairs, strict=True)
-        return tuple(PAIR_SAMPLERS.create(name, num_pairs=number) for name, number in chosen)
+        parts = []
+        for position, sampler in enumerate(self.samplers):
+            options = {**sampler.options, "num_pairs": self.num_pairs[position]}
+            try:
+                parts.append(PAIR_SAMPLERS.create(sampler.name, **options))
+            except UserError as error:
+                where = f"pairs.samplers.{position}."
+                raise UserError(where + str(error).removeprefix("pairs.")) from None
+        return tuple(parts)
 
     @property
     def needs(self) -> tuple[str, ...]:

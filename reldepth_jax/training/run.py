@@ -33,13 +33,13 @@ from reldepth_jax.run_dir.lock import own
 from reldepth_jax.run_dir.numerics import numerics, numerics_changed
 from reldepth_jax.run_dir.saved_config import load_config, require_same, save_config
 from reldepth_jax.training import loop, optimizer
-from reldepth_jax.training.compiled_step import step_function
 from reldepth_jax.training.distributed import lockstep, processes
 from reldepth_jax.training.distributed.processes import Devices
 from reldepth_jax.training.metrics_writer import MetricsWriter
 from reldepth_jax.training.preemption import Interrupt, catch_interrupts
 from reldepth_jax.training.prefetch import DataStopped, Fetcher
 from reldepth_jax.training.state import TrainState, new_state
+from reldepth_jax.training.step import step_function
 from reldepth_jax.types import Source
 from reldepth_jax.weights import init_from
 
@@ -286,7 +286,7 @@ class _Session:
         if bad_samples:
             samples = sum(map(len, self._sources))
             log = self._sources[0].log
-            reason = too_many(log, samples, self._config.data.max_bad)
+            reason = too_many(log, samples, self._config.data.max_unreadable)
             return DataStopped(reason) if reason else None
         return None
 

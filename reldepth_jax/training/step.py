@@ -1,21 +1,86 @@
-"""One optimisation step and one forward pass, as pure functions to be compiled once."""
+"""The training step: a pure function, compiled once for all runs of a process that share it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, UInt32
 
+from reldepth_jax import runtime
+from reldepth_jax.config import Config
+from reldepth_jax.config.setting import seen_by_step
+from reldepth_jax.models.cpu.winograd_network import fast_training
 from reldepth_jax.models.network import Images, RelDepthNet, as_float, graph_definition
-from reldepth_jax.ops.pairs import gather, label, with_annotated
-from reldepth_jax.training.optimizer import Trained, everything
-from reldepth_jax.training.state import TrainState
+from reldepth_jax.ops.pairs import gather, label, limited, with_annotated
+from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
+from reldepth_jax.training.distributed import lockstep
+from reldepth_jax.training.optimizer import Trained, everything, make_optimizer, trainable
+from reldepth_jax.training.state import TrainState, new_state
 from reldepth_jax.types import Batch, Loss, Pairs, PairSampler
 
 Metrics = dict[str, Array]
+
+
+def step_function(
+    config: Config, replicated: NamedSharding | None = None, *, compiled: bool = True
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the configured training step, compiled when first called; the state is donated.
+
+    With `replicated`, over all devices of several processes, it is a step for `lockstep.fit`. A
+    step that is not `compiled` can be traced, which compiler options forbid otherwise.
+
+    Runs of one process share it if they differ only in their seed, in a budget of pairs that is
+    padded, or in fields that the step does not see (see `config.setting`).
+    """
+    sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
+    shared = getattr(sampler, "shared", None)
+    sampler, budget = shared() if shared else (sampler, None)
+    loss = LOSSES.create(config.loss.name, **config.loss.options)
+    step = _compiled(seen_by_step(config), loss, sampler, replicated)
+    seed = np.uint32(config.train.seed % 2**32)
+    function = step if compiled else step.__wrapped__
+    return lambda state, batch: function(*runtime.ready((state, batch)), seed, budget)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    config: Config, loss: Loss, sampler: PairSampler, replicated: NamedSharding | None
+) -> Any:
+    model, _ = new_state(config, abstract=True)
+
+    def step(
+        state: TrainState, batch: Batch, seed: jax.Array | np.uint32, budget: jax.Array | int | None
+    ) -> tuple[TrainState, Metrics]:
+        def draw(key: jax.Array, batch: Batch) -> Pairs:
+            pairs = sampler(key, batch)
+            return pairs if budget is None else limited(pairs, budget)
+
+        train_step = make_train_step(
+            fast_training(model) if config.train.winograd else model,
+            loss,
+            draw,
+            make_optimizer(config.optim, config.train.steps),
+            seed=jnp.asarray(seed),
+            sigma=config.eval.sigma,
+            trained=trainable(config.optim),
+            frozen_batch_norm=config.optim.frozen_batch_norm,
+            accumulate=config.train.accumulate,
+            remat=config.train.remat,
+        )
+        return train_step(state, batch)
+
+    return jax.jit(
+        step if replicated is None else lockstep.unless_stopped(step),
+        donate_argnums=0,
+        out_shardings=replicated,
+        compiler_options=runtime.compiler_options(),
+    )
 
 
 def make_train_step(
@@ -27,29 +92,29 @@ def make_train_step(
     seed: int | UInt32[Array, ""],
     sigma: float,
     trained: Trained = everything,
-    frozen_statistics: Literal["none", "encoder", "all"] = "none",
+    frozen_batch_norm: Literal["none", "encoder", "all"] = "none",
     accumulate: int = 1,
     remat: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return `step(state, batch) -> (state, metrics)`.
 
     The pairs are those that `sampler` draws from (seed, state.step), and the annotated ones of the
-    batch. A step whose loss or gradient is not finite changes nothing but the step number and the
-    counters of such steps, and says so in `metrics["finite"]`.
+    batch. If the loss or the gradient is not finite, the step changes only the step number and the
+    counters of such steps, and `metrics["finite"]` is 0.
 
     Only the parameters that `trained` selects are differentiated and given to the optimiser, whose
-    state must be of these; `frozen_statistics` as in `graph_definition`.
+    state must be of these; `frozen_batch_norm` as in `graph_definition`.
 
-    The batch is taken in `accumulate` parts, one after the other, and their gradients are averaged:
-    the pairs are the same, but BatchNorm and what the loss says of a batch (the easiest pairs, the
-    weight of an image) see one part. With `remat` only what passes from block to block is kept for
-    the gradient, and each block is computed again.
+    The batch is split into `accumulate` parts, computed one after the other, and their gradients
+    are averaged. The pairs stay the same, but BatchNorm, and a loss that compares pairs or images
+    of the batch, see one part. With `remat` only the activations between blocks are kept for the
+    gradient, and each block is computed again.
 
-    Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over
-    1 + sigma) whose order is wrong; grad_norm, of the trained parameters; finite, 1 or 0; skipped
-    and skipped_in_a_row, the counters of the new state.
+    Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over 1 + sigma) in
+    the wrong order; grad_norm, of the trained parameters; finite, 1 or 0; skipped and
+    skipped_in_a_row, the counters of the new state.
     """
-    graph = graph_definition(model, training=True, frozen_statistics=frozen_statistics)
+    graph = graph_definition(model, training=True, frozen_batch_norm=frozen_batch_norm)
 
     def forward(
         params: nnx.State, frozen: nnx.State, stats: nnx.State, images: Images

@@ -877,9 +877,9 @@ for further `--config.data.source.…`; `evaluate.py --dataset NAME` for `--work
 … number the kinds of faults.
 
 What `train.py` says of one sample is the line for a validation image. Of unreadable training images
-up to `data.max_bad` (1 %, at least 10) are tolerated: named once in `bad_samples.jsonl`, counted,
-and in the batch without ground truth; more end training with exit code 3, its state saved, and the
-first three of these lines.
+up to `data.max_unreadable` (1 %, at least 10) are tolerated: named once in `bad_samples.jsonl`,
+counted, and in the batch without ground truth; more end training with exit code 3, its state saved,
+and the first three of these lines.
 
 Every row is a test of
 [tests/cli/test_malformed_inputs.py](../tests/cli/test_malformed_inputs.py), which

@@ -175,8 +175,11 @@ def test_mixed_sources_survive_json_and_the_command_line():
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
-        ({"data.mix.0.share": "0.8"}, "shares must be .* got 0.8, 0.3; data.source gives the rest"),
-        ({"data.mix.0.share": "0"}, "shares must be greater than 0"),
+        (
+            {"data.mix.0.share": "0.8"},
+            "shares must add up to .* got 0.8, 0.3; data.source gives the rest",
+        ),
+        ({"data.mix.0.share": "0"}, "data.mix.0.share must be greater than 0"),
         ({"data.mix.2.share": "0.1"}, "items: 0, 1"),
         ({"data.mix": "redweb"}, "name an item"),
         ({"data.mix.0.shar": "0.1"}, "Did you mean 'share'"),

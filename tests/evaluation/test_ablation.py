@@ -27,8 +27,9 @@ from reldepth_jax.evaluation.ablation.grid import Grid, Heldout
 from reldepth_jax.inference import networks
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.samplers.uniform import UniformPairs
-from reldepth_jax.training import compiled_step, optimizer
+from reldepth_jax.training import optimizer
 from reldepth_jax.training import run as training_run
+from reldepth_jax.training import step as step_module
 from reldepth_jax.training.state import new_state
 from reldepth_jax.training.step import make_train_step
 
@@ -194,14 +195,14 @@ def test_budgets_of_pairs_share_one_compiled_step():
         "depth": rng.uniform(1, 9, (2, 32, 64)).astype(np.float32),
         "mask": np.ones((2, 32, 64), bool),
     }
-    compiled_step._compiled.cache_clear()
+    step_module._compiled.cache_clear()
     losses = {}
     for budget in (5, 40):
         pairs = Choice("uniform", num_pairs=budget, padded_to=60)
         config = dataclasses.replace(BASE, pairs=pairs)
-        step = compiled_step.step_function(config)
+        step = step_module.step_function(config)
         losses[budget] = float(step(new_state(config)[1], batch)[1]["loss"])
-    assert compiled_step._compiled.cache_info().misses == 1
+    assert step_module._compiled.cache_info().misses == 1
     model, state = new_state(BASE)
     for budget, loss in losses.items():
         step = make_train_step(

@@ -17,7 +17,7 @@ RELATIVE = 1e-5
 # Of gradients that may be zero, relative to the largest.
 ABSOLUTE = 1e-7
 
-POWERS = {"mae": 1, "l2": 2}
+POWERS = {"mae": 1, "mse": 2}
 SCALED = ("inverse_minmax", "minmax", "inverse_median_mad", "median_mad")
 METHODS = (*SCALED, "none")
 SHAPE = (3, 5, 7)

@@ -57,7 +57,7 @@ FINETUNING = dataclasses.replace(
     OPTIM,
     encoder_lr_scale=0.0,
     groups=(LayerGroup(prefix="decoder.fusion.1", lr_scale=0.5),),
-    frozen_statistics="encoder",
+    frozen_batch_norm="encoder",
 )
 
 
@@ -178,7 +178,7 @@ def test_five_training_steps_agree(
     train_step = jax.jit(
         make_train_step(
             fast_training(model) if winograd else model, loss, given_pairs, optimizer, seed=0,
-            sigma=SIGMA, trained=trainable(optim), frozen_statistics=optim.frozen_statistics,
+            sigma=SIGMA, trained=trainable(optim), frozen_batch_norm=optim.frozen_batch_norm,
         )
     )  # fmt: skip
     frozen = {name for name in start if optim is FINETUNING and name.startswith("encoder.")}

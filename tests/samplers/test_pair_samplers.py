@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reldepth_jax.config import Choice, Config, ConfigError, override
+from reldepth_jax.config import Choice, Config, ConfigError, override, validate
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.ops.pairs import limited, with_annotated
@@ -265,7 +265,11 @@ def test_without_instances_there_are_no_pairs_and_without_the_key_one_line():
     assert "\n" not in str(caught.value)
 
 
-EVERY = {"samplers": ("uniform", "edge_guided", "instance_guided"), "num_pairs": (100, 200, 300)}
+UNIFORM = Choice("uniform")
+EVERY = {
+    "samplers": (Choice("uniform"), Choice("edge_guided"), Choice("instance_guided")),
+    "num_pairs": (100, 200, 300),
+}
 
 
 def test_pairs_depend_on_the_key_alone():
@@ -370,24 +374,48 @@ def test_a_mixture_holds_the_pairs_of_its_samplers():
 def test_a_mixture_is_a_choice_in_a_config_and_on_the_command_line():
     config = override(
         Config(pairs=Choice("mixture")),
-        {"pairs.samplers": "uniform,instance_guided", "pairs.num_pairs": "10,20"},
+        {
+            "pairs.samplers": "uniform,instance_guided",
+            "pairs.num_pairs": "10,20",
+            "pairs.samplers.1.distances": "3,4",
+        },
     )
+    validate(config)
     sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
     assert sampler.needs == ("instances",)
     assert [part.num_pairs for part in sampler.parts] == [10, 20]
-    with pytest.raises(ConfigError, match="samplers"):
-        override(Config(), {"pairs.name": "mixture", "pairs.sampler": "uniform"})
+    assert sampler.parts[1].distances == (3, 4)
+    for mistake, message in (
+        ({"pairs.sampler": "uniform"}, "Did you mean 'samplers'"),
+        ({"pairs.samplers": "uniform,edge_giuded"}, "samplers.1.name: .*mean 'edge_guided'"),
+        ({"pairs.samplers.1.threshhold": "1"}, "'pairs.samplers.1.threshhold'.*mean 'threshold'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            validate(override(Config(pairs=Choice("mixture")), mistake))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mixture", {"samplers": ("uniform", "edge_giuded")}, "Did you mean 'edge_guided'"),
-        ("mixture", {"samplers": ("uniform",)}, "one number for each of pairs.samplers"),
+        ("mixture", {"samplers": (UNIFORM,)}, "one number for each of pairs.samplers"),
         ("mixture", {"samplers": (), "num_pairs": ()}, "one number for each of pairs.samplers"),
-        ("mixture", {"samplers": ("uniform", "uniform")}, "each may occur only once"),
-        ("mixture", {"samplers": ("uniform", "annotated")}, "'annotated' cannot be part"),
-        ("mixture", {"samplers": ("mixture", "uniform")}, "'mixture' cannot be part"),
+        (
+            "mixture",
+            {"samplers": (UNIFORM, UNIFORM)},
+            "all must be different, got uniform, uniform",
+        ),
+        ("mixture", {"samplers": (UNIFORM, Choice("annotated"))}, "'annotated' cannot be part"),
+        ("mixture", {"samplers": (Choice("mixture"), UNIFORM)}, "'mixture' cannot be part"),
+        (
+            "mixture",
+            {"samplers": (UNIFORM, Choice("edge_guided", num_pairs=5))},
+            "edge_guided gets its number from pairs.num_pairs",
+        ),
+        (
+            "mixture",
+            {"samplers": (UNIFORM, Choice("edge_guided", threshold=0.0))},
+            "samplers.1.threshold must be above 0",
+        ),
         ("mixture", {"num_pairs": (1000, 0)}, "edge_guided must have at least 1, got 0"),
         ("uniform", {"num_pairs": 0}, "num_pairs must be at least 1"),
         ("uniform", {"num_pairs": 10, "padded_to": 9}, "padded_to must be 0 or at least"),

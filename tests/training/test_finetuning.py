@@ -35,8 +35,9 @@ from reldepth_jax.models.network import as_float, graph_definition
 from reldepth_jax.registry import ENCODERS, SOURCES, Entry
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import RunError
-from reldepth_jax.training import compiled_step, optimizer
+from reldepth_jax.training import optimizer
 from reldepth_jax.training import run as training_run
+from reldepth_jax.training import step as step_module
 from reldepth_jax.training.state import TrainState, new_state
 from reldepth_jax.types import Batch
 
@@ -233,13 +234,13 @@ def start(config: Config) -> tuple[Any, TrainState]:
     params = jax.tree.map(
         lambda leaf: leaf.at[0, 0, 0, 0].set(-0.0) if leaf.ndim == 4 else leaf, state.params
     )
-    step = jax.jit(compiled_step.step_function(config, compiled=False))
+    step = jax.jit(step_module.step_function(config, compiled=False))
     return step, state._replace(params=params, stats=stats)
 
 
 def test_what_is_frozen_keeps_every_bit_while_the_rest_moves_along_its_gradient():
     groups = (*FROZEN_ENCODER, *LAST_ENCODER_LAYER, LayerGroup(prefix="head", lr_scale=0.0))
-    config = small(**PLAIN_SGD, groups=groups, frozen_statistics="encoder")
+    config = small(**PLAIN_SGD, groups=groups, frozen_batch_norm="encoder")
     step, before = start(config)
     after, metrics = step(before, a_batch())
     changed = moved(before.params, after.params)
@@ -311,7 +312,7 @@ def test_no_convolution_runs_backward_where_nothing_below_is_trained(
     def of_step(**options: Any) -> int:
         config = small(**options)
         model, state = new_state(config, abstract=True)
-        step = compiled_step.step_function(config, compiled=False)
+        step = step_module.step_function(config, compiled=False)
         jaxpr = jax.make_jaxpr(step)(state, a_batch()).jaxpr
         # What nobody asks for is written down and left out by every compiler.
         needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -326,7 +327,7 @@ def test_no_convolution_runs_backward_where_nothing_below_is_trained(
     assert of_step(groups=groups) == encoder + 1 + 3 * rest - 3
 
 
-def test_frozen_statistics_are_those_that_normalise():
+def test_frozen_batch_norm_are_those_that_normalise():
     model, _ = new_state(SMALL)
     _, state = start(small())
     images = a_batch()["image"]
@@ -348,7 +349,7 @@ def test_frozen_statistics_are_those_that_normalise():
     for mode, features_frozen, score_frozen in (
         ("none", False, False), ("encoder", True, False), ("all", True, True),
     ):  # fmt: skip
-        got = outputs(training=True, frozen_statistics=mode)
+        got = outputs(training=True, frozen_batch_norm=mode)
         assert np.allclose(got[0], features, **same) == features_frozen, mode
         assert np.allclose(got[1], score, **same) == score_frozen, mode
 
@@ -362,7 +363,7 @@ def final_state(config: Config, workdir: pathlib.Path) -> TrainState:
 
 def test_a_continued_run_with_groups_equals_an_uninterrupted_one(tmp_path: pathlib.Path):
     config = small(
-        name="adamw", groups=(*FROZEN_ENCODER, *LAST_ENCODER_LAYER), frozen_statistics="encoder"
+        name="adamw", groups=(*FROZEN_ENCODER, *LAST_ENCODER_LAYER), frozen_batch_norm="encoder"
     )
     half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
     quiet = Console(quiet=True)
@@ -405,7 +406,7 @@ def test_a_group_without_parameters_is_one_line_before_training(
 def test_groups_are_checked_set_on_the_command_line_and_kept_as_json():
     config = Config(optim=OptimConfig(groups=(*FROZEN_ENCODER, *LAST_ENCODER_LAYER)))
     config = override(
-        config, {"optim.groups.1.lr_scale": "0.25", "optim.frozen_statistics": "encoder"}
+        config, {"optim.groups.1.lr_scale": "0.25", "optim.frozen_batch_norm": "encoder"}
     )
     validate(config)
     assert [group.lr_scale for group in config.optim.groups] == [0.0, 0.25, 0.5]
@@ -415,7 +416,7 @@ def test_groups_are_checked_set_on_the_command_line_and_kept_as_json():
         ({"optim.groups.1.lr_scale": "nan"}, r"groups\.1\.lr_scale: expected a finite"),
         ({"optim.groups.2.prefix": "encoder"}, r"groups\.2\.prefix: 'encoder' is that of .*\.0"),
         ({"optim.groups.3.lr_scale": "1"}, "items: 0, 1, 2"),
-        ({"optim.frozen_statistics": "encodr"}, "Did you mean 'encoder'"),
+        ({"optim.frozen_batch_norm": "encodr"}, "Did you mean 'encoder'"),
     ):
         with pytest.raises(ConfigError, match=message):
             validate(override(config, assignments))

@@ -30,8 +30,8 @@ from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.run_dir.history import History
 from reldepth_jax.run_dir.lock import BusyError, RunDirError, own
 from reldepth_jax.run_dir.saved_config import RunError, differences, save_config
-from reldepth_jax.training import compiled_step
 from reldepth_jax.training import run as training_run
+from reldepth_jax.training import step as step_module
 from reldepth_jax.training.loop import NonFiniteError
 from reldepth_jax.training.metrics_writer import MetricsWriter
 from tests.fixtures.marked import Marked, what_is_seen
@@ -256,7 +256,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_over_interruptions(
     bad = [sample in samples for samples in samples_of(0, 12)]
     assert bad[2]
     assert sum(bad) == 2
-    monkeypatch.setattr(compiled_step, "LOSSES", poisoned(sample))
+    monkeypatch.setattr(step_module, "LOSSES", poisoned(sample))
     settings = config(train__checkpoint_every=1, train__steps=12)
     with monkeypatch.context() as patch:
         points = Points("step", 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -296,7 +296,7 @@ def test_too_many_skipped_steps_end_the_run_with_the_last_finite_state_kept(
                 batch["image"] = np.full_like(batch["image"], 255)
             yield batch
 
-    monkeypatch.setattr(compiled_step, "LOSSES", poisoned(255))
+    monkeypatch.setattr(step_module, "LOSSES", poisoned(255))
     monkeypatch.setattr(training_run, "train_batches", from_step_5)
     settings = config(train__max_skipped=3, train__steps=20, train__eval_every=100)
     code, error = as_script(lambda: train(settings, tmp_path), capsys)
@@ -326,7 +326,7 @@ def test_skipped_steps_in_a_row_are_counted_over_interruptions(
             batch["image"] = np.full_like(batch["image"], 255)
             yield batch
 
-    monkeypatch.setattr(compiled_step, "LOSSES", poisoned(255))
+    monkeypatch.setattr(step_module, "LOSSES", poisoned(255))
     monkeypatch.setattr(training_run, "train_batches", poison)
     settings = config(train__max_skipped=5)
     with monkeypatch.context() as patch:
@@ -401,10 +401,10 @@ def test_more_bad_samples_than_allowed_end_the_run_after_saving(
     # None is allowed; the first one is met in the fourth step.
     sample = min(samples_of(3, 4)[0])
     monkeypatch.setenv("MARKED_BAD", str(sample))
-    code, error = as_script(lambda: train(config(data__max_bad=0), tmp_path), capsys)
+    code, error = as_script(lambda: train(config(data__max_unreadable=0), tmp_path), capsys)
     assert code == 3
     (line,) = error.splitlines()
-    assert "1 of 23 samples cannot be read, more than 0 (data.max_bad)" in line
+    assert "1 of 23 samples cannot be read, more than 0 (data.max_unreadable)" in line
     assert f"{sample}.png: is truncated" in line
     assert newest(tmp_path) == 4
     # It goes on where it stopped when more are allowed (or the file is mended).
@@ -471,7 +471,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     ("field", "value"),
     [
         ("data.workers", "2"), ("data.threads", "3"), ("data.prefetch", "5"),
-        ("data.timeout", "9"), ("data.max_bad", "0.5"), ("train.steps", "9"),
+        ("data.timeout", "9"), ("data.max_unreadable", "0.5"), ("train.steps", "9"),
         ("train.epochs", "3"), ("train.max_minutes", "9"), ("train.grace_seconds", "9"),
         ("train.max_skipped", "9"), ("train.log_every", "9"), ("train.eval_every", "9"),
         ("train.eval_images", "2"), ("train.checkpoint_every", "9"),

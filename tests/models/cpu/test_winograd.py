@@ -25,8 +25,8 @@ from reldepth_jax.models.cpu.winograd_network import fast_params, fast_training
 from reldepth_jax.models.layers import conv
 from reldepth_jax.models.network import RelDepthNet
 from reldepth_jax.run_dir import saved_config
-from reldepth_jax.training.compiled_step import step_function
 from reldepth_jax.training.state import new_state
+from reldepth_jax.training.step import step_function
 from reldepth_jax.weights import arrays, presets
 from tests.references.torch_midas import MidasV21Small
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet

@@ -153,7 +153,7 @@ def test_parameters_differ_by_rounding_only(folder: pathlib.Path):
 EIGHT = """
     import itertools, json
     import jax
-    from reldepth_jax.training import compiled_step
+    from reldepth_jax.training import step as step_module
     from reldepth_jax.training.state import new_state
     from reldepth_jax.data.pipeline import train_batches
     from reldepth_jax.training.distributed.processes import Devices
@@ -163,7 +163,7 @@ EIGHT = """
     settings = config(data__batch_size=8, optim__name="sgd", optim__learning_rate=0.01)
     source = marked.Marked(split="train", size=(32, 64))
     batches = [*itertools.islice(train_batches(settings, [source], start=0), 12)]
-    step, (_, begin) = compiled_step.step_function(settings), new_state(settings)
+    step, (_, begin) = step_module.step_function(settings), new_state(settings)
     begin, present = jax.device_get(begin), jax.devices()
     for count in (1, 2, 4, 8):
         jax.devices, jax.local_device_count = lambda: present[:count], lambda: count

@@ -1,4 +1,4 @@
-"""Mean squared error on normalised depth: L2 of the paper's Table 3.
+"""Mean squared error on normalised depth: "L2" in the paper's Table 3.
 
 Source: Xian et al., CVPR 2018, Section 4.3 and Table 3. Axes: b h w. Units: none, see
 `ops.normalise`. Sign: larger is farther.
@@ -17,7 +17,7 @@ from reldepth_jax.registry import LOSSES
 from reldepth_jax.types import Batch, Pairs
 
 
-@LOSSES.register("l2")
+@LOSSES.register("mse")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeanSquaredError:
     """(z - normalised depth)^2, averaged over all valid pixels of the batch."""
