@@ -1,12 +1,13 @@
-"""Train and judge a grid of runs: losses, samplers, numbers of pairs and images, label noise.
+"""Train and evaluate a grid of runs.
 
-python scripts/ablate.py --config configs/ablation.py                 # quick, for two CPU cores
-python scripts/ablate.py --config configs/ablation.py:table3          # for a GPU
-python scripts/ablate.py --config configs/ablation.py:figure5a --workdir runs/figure5a
+reldepth ablate --config ablation                     # quick, for two CPU cores
+reldepth ablate --config ablation:table3              # for a GPU
+reldepth ablate --config ablation:figure5a --workdir runs/figure5a
+python scripts/ablate.py --config configs/ablation.py …     the same, from a clone
 
-Stopped or killed, the same command continues; finished runs are kept. Writes into the work
-directory: runs/CONDITION/ARM/seed_K with a log beside each, results.json, results.md, curves and
-comparison pictures.
+Arms differ in loss, sampler, number of pairs or images, or label noise. Stopped or killed, the same
+command continues; finished runs are kept. Writes into the work directory: runs/CONDITION/ARM/seed_K
+with a log beside each, results.json, results.md, curves and comparison pictures.
 """
 
 import argparse
@@ -18,22 +19,26 @@ from collections.abc import Callable, Iterator
 
 from reldepth_jax.cli import command
 from reldepth_jax.evaluation.ablation import grid as grids
+from reldepth_jax.run_dir import layout
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("ablate", __doc__)
+    options.add_argument(
+        "--config", required=True, metavar="NAME[:VARIANT]", help="name or file of a grid"
+    )
+    options.add_argument("--workdir", type=pathlib.Path, help="default: runs/NAME_VARIANT")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, check every arm, train, judge, write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, help="file with get_grid(), or file:variant")
-    parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/NAME_VARIANT")
-    options, _ = command.parse(parser, argv)
+    options, _ = command.parse(parser(), argv)
     grid = grids.load(options.config)
-    file, _, variant = options.config.partition(":")
-    name = "_".join([pathlib.Path(file).stem, *[variant] * bool(variant)])
-    workdir: pathlib.Path = options.workdir or pathlib.Path("runs") / name
+    workdir: pathlib.Path = options.workdir or layout.default_run_dir(options.config)
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
     from reldepth_jax.evaluation.ablation import report, run
 

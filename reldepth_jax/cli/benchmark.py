@@ -1,4 +1,4 @@
-r"""Measure speed and memory, alone or side by side with PyTorch on the same machine.
+r"""Measure speed and memory, alone or beside PyTorch.
 
 python scripts/benchmark.py --against torch --json benchmark.json
 python scripts/benchmark.py --parts step,forward --encoder resnet18 --quick
@@ -47,11 +47,33 @@ PARTS = ("step", "forward", "loss", "resize", "input", "checkpoint", "compile", 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("benchmark", __doc__)
+    options.add_argument(
+        "--parts", default=",".join(PARTS), metavar="A,B,…", help="which, default: all"
+    )
+    options.add_argument("--against", choices=["torch"], help="measure beside it")
+    options.add_argument("--encoder", default="resnet50", help=f"{', '.join(ENCODERS)}")
+    options.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
+    options.add_argument(
+        "--size", type=int, help="side of images, default: 384, on CPU 256 for the step"
+    )
+    options.add_argument(
+        "--batch", metavar="N,N,…", default="", help="of the step, default: 32, on CPU 4"
+    )
+    options.add_argument("--pairs", metavar="N,N,…", help="default: 100,1000,3000,10000")
+    options.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
+    options.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
+    options.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there")
+    return options
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     options = _options(argv)
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
 
     runtime.set_up()
@@ -110,26 +132,7 @@ def _torch(gpu: bool) -> "Torch":
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--parts", default=",".join(PARTS), metavar="A,B,…", help="which, default: all"
-    )
-    parser.add_argument("--against", choices=["torch"], help="measure beside it")
-    parser.add_argument("--encoder", default="resnet50", help=f"{', '.join(ENCODERS)}")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
-    parser.add_argument(
-        "--size", type=int, help="side of images, default: 384, on CPU 256 for the step"
-    )
-    parser.add_argument(
-        "--batch", metavar="N,N,…", default="", help="of the step, default: 32, on CPU 4"
-    )
-    parser.add_argument("--pairs", metavar="N,N,…", help="default: 100,1000,3000,10000")
-    parser.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there")
-    options, _ = command.parse(parser, argv)
+    options, _ = command.parse(parser(), argv)
     options.parts = [name for name in options.parts.split(",") if name]
     for name in options.parts:
         if name not in PARTS:

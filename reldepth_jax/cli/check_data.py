@@ -1,13 +1,15 @@
-r"""Check a data set before training: every finding names the file (and line) and how to mend it.
+r"""Check a data set before training.
 
-python scripts/check_data.py redweb /path/to/ReDWeb_V1
-python scripts/check_data.py diw /path/to/DIW --sample 20000
-python scripts/check_data.py redweb /path/to/ReDWeb_V1 --against diw:/path/to/DIW
-python scripts/check_data.py hr_wsi /path/to/excerpt --partial
+reldepth check-data redweb /path/to/ReDWeb_V1
+reldepth check-data diw /path/to/DIW --sample 20000
+reldepth check-data redweb /path/to/ReDWeb_V1 --against diw:/path/to/DIW
+reldepth check-data hr_wsi /path/to/excerpt --partial
+python scripts/check_data.py …     the same, from a clone
 
-Prints errors and warnings, and writes all of them to check_NAME.json, with a contact sheet,
-check_NAME.png, into runs/check_NAME or --output. Every image and map is decoded; --sample looks at
-a fixed random choice. Nothing is changed or written in the folder of the data set.
+Prints errors and warnings, each with file, line and how to fix it. Writes all of them to
+check_NAME.json, with a contact sheet, check_NAME.png, into runs/check_NAME or --output. Every image
+and map is decoded; --sample looks at a fixed random choice. Nothing is changed or written in the
+folder of the data set.
 
 Exit code 0: training may start, there is no error; 1: it may not; 2: wrong usage.
 """
@@ -25,26 +27,29 @@ SHOWN = 20
 """Findings of one check that are printed."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line, examine, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", help="data set, as in data.source.name")
-    parser.add_argument("root", help="the folder as its authors distribute it")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("check-data", __doc__)
+    options.add_argument("name", help="data set, as in data.source.name")
+    options.add_argument("root", help="the folder as its authors distribute it")
+    options.add_argument(
         "--sample", type=int, default=0, metavar="N", help="samples of each part, default: all"
     )
-    parser.add_argument(
+    options.add_argument(
         "--partial", action="store_true", help="fewer images than published are meant to be"
     )
-    parser.add_argument("--output", type=pathlib.Path, help="default: runs/check_NAME")
-    parser.add_argument("--threads", type=int, help="default: one for each core, at most 16")
-    parser.add_argument(
+    options.add_argument("--output", type=pathlib.Path, help="default: runs/check_NAME")
+    options.add_argument("--threads", type=int, help="default: one for each core, at most 16")
+    options.add_argument(
         "--against", action="append", default=[], metavar="NAME:PATH",
         help="another data set that may not hold the same images; can be repeated",
     )  # fmt: skip
-    options, _ = command.parse(parser, argv)
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, examine, print and write."""
+    options, _ = command.parse(parser(), argv)
     threads = min(16, os.cpu_count() or 1) if options.threads is None else options.threads
     if options.sample < 0 or threads < 1:
         raise config.ConfigError("--sample must be at least 0, --threads at least 1")
@@ -52,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError("--against takes NAME:PATH, e.g. diw:/path/to/DIW")
     output = options.output or pathlib.Path("runs", f"check_{options.name}")
 
-    # Only now: a mistake is told before.
+    # Imported late: a mistake is reported before.
     from reldepth_jax.data import checks
     from reldepth_jax.data.images import io, pictures
 

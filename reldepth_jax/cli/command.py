@@ -1,4 +1,4 @@
-"""What the scripts share: options, overrides, and one clear line for a mistake. Imports no JAX."""
+"""What the commands share: options, overrides, and one clear line for a mistake. Imports no JAX."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NoReturn, Protocol
 
 from reldepth_jax.config import ConfigError
 from reldepth_jax.errors import UserError
@@ -17,8 +17,23 @@ from reldepth_jax.registry import did_you_mean
 USAGE_ERROR = 2
 STORAGE_ERROR = 6
 _LEAVING = 3.0
-"""Seconds that Python has for its own end: it waits for threads."""
+"""Seconds that Python has to end by itself: it waits for threads."""
 _PREFIX = "--config."
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of the command `name`; `doc`, the docstring of its module, is its help."""
+
+    def __init__(self, name: str, doc: str | None):
+        super().__init__(
+            prog=f"reldepth {name}",
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError: a mistake is one line, without the usage."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def parse(
@@ -52,10 +67,17 @@ def checkpoint(text: str) -> int | Literal["best"]:
     return "best" if text == "best" else int(text)
 
 
+class Progress(Protocol):
+    """Updates a progress bar; `what` replaces its title."""
+
+    def __call__(self, done: int, total: int, what: str | None = None) -> None:
+        """Show `done` of `total`."""
+
+
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left on stderr; yields `advance(done, total)`."""
-    # Only now: a mistake is told before.
+def progress_bar(what: str) -> Iterator[Progress]:
+    """Show a bar with rate and time left on stderr, if that is a terminal."""
+    # Imported late: a mistake is reported before.
     from rich import console, progress
 
     class Rate(progress.ProgressColumn):
@@ -76,20 +98,24 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     with bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, what: str | None = None) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield advance
 
 
-def run(main: Callable[[], int], *, leave: bool = False) -> None:
+def run(main: Callable[[], int], *, leave: bool = False) -> NoReturn:
     """Exit with the code of `main`; a user's mistake becomes one line and its own exit code.
 
-    The same holds for what the operating system refuses. Ctrl-C exits with 130. With `leave` the
+    The same holds for errors of the operating system. Ctrl-C exits with 130. With `leave` the
     process ends soon and with that code, whatever its threads wait for.
     """
     try:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output has left (`| head`): nothing more can be said to it.
+        # The reader of our output has left (`| head`): nothing more can be written to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except UserError as error:

@@ -1,8 +1,8 @@
 r"""Compare trained runs on the same held-out images.
 
-python scripts/compare.py runs/mae runs/ranking
-python scripts/compare.py --group mae=runs/mae_0,runs/mae_1 \
-    --group ranking=runs/ranking_0,runs/ranking_1
+reldepth compare runs/mae runs/ranking
+reldepth compare --group mae=runs/mae_0,runs/mae_1 --group ranking=runs/ranking_0,runs/ranking_1
+python scripts/compare.py …     the same, from a clone
 
 A group is one recipe with one run for each seed; a run given by itself is a group of its own. The
 table has the mean error over the runs of a group, its standard deviation over them, its 95 %
@@ -18,26 +18,28 @@ from reldepth_jax import config
 from reldepth_jax.cli import command
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line, evaluate every run, print the table and write the files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run directories")
-    parser.add_argument("--group", action="append", default=[], metavar="NAME=RUN,RUN,…")
-    parser.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
-    parser.add_argument("--num-images", metavar="N", help="instead of the runs' eval.num_images")
-    parser.add_argument("--pictures", type=int, default=6, help="rows of the picture, default: 6")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("compare", __doc__)
+    options.add_argument("runs", nargs="*", metavar="RUN", help="run directories")
+    options.add_argument("--group", action="append", default=[], metavar="NAME=RUN,RUN,…")
+    options.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
+    options.add_argument("--num-images", metavar="N", help="instead of the runs' eval.num_images")
+    options.add_argument("--pictures", type=int, default=6, help="rows of the picture, default: 6")
+    options.add_argument(
         "--output", type=pathlib.Path, default="runs/compare", help="default: runs/compare"
     )
-    options, _ = command.parse(parser, argv)
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, evaluate every run, print the table and write the files."""
+    options, _ = command.parse(parser(), argv)
     workdirs = _groups(options.runs, options.group)
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from rich import box
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
 
     from reldepth_jax.data.images import pictures
@@ -57,23 +59,20 @@ def main(argv: list[str] | None = None) -> int:
     source = make_source(settings, options.split)
 
     steps: dict[str, int] = {}
-    with Progress(console=Console(stderr=True), transient=True) as bars:
 
-        def evaluation(workdir: str) -> heldout.Evaluation:
-            model = networks.from_run(workdir)
-            steps[workdir] = model.step
-            bar = bars.add_task(workdir)
+    def evaluation(workdir: str) -> heldout.Evaluation:
+        model = networks.from_run(workdir)
+        steps[workdir] = model.step
+        with command.progress_bar(workdir) as progress:
             return heldout.evaluate(
                 model.predictor(settings.prediction_size),
                 source,
                 settings.eval,
-                progress=lambda done, total: bars.update(bar, completed=done, total=total),
+                progress=progress,
                 keep=options.pictures,
             )
 
-        groups = {
-            name: [evaluation(workdir) for workdir in group] for name, group in workdirs.items()
-        }
+    groups = {name: [evaluation(each) for each in group] for name, group in workdirs.items()}
 
     anyone = next(iter(groups.values()))[0]
     report = {

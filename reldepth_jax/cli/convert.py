@@ -1,15 +1,16 @@
-r"""Convert weights: published files to ours, ours and runs to files, and back for PyTorch code.
+r"""Convert weights, also from and to PyTorch.
 
-python scripts/convert_weights.py model-f6b98070.pt midas.safetensors --arch midas_v21
-python scripts/convert_weights.py resnet50-0676ba61.pth resnet50.safetensors
-python scripts/convert_weights.py pretrained:efficientnet_lite0 lite0.safetensors
-python scripts/convert_weights.py runs/ranking ranking.safetensors --checkpoint best
-python scripts/convert_weights.py midas.safetensors for_midas_code.safetensors --to torch
+reldepth convert model-f6b98070.pt midas.safetensors --arch midas_v21
+reldepth convert resnet50-0676ba61.pth resnet50.safetensors
+reldepth convert pretrained:efficientnet_lite0 lite0.safetensors
+reldepth convert runs/ranking ranking.safetensors --checkpoint best
+reldepth convert midas.safetensors for_midas_code.safetensors --to torch
+python scripts/convert_weights.py …     the same, from a clone
 
 IN is a .pt, .pth, .pth.tar or .safetensors file, a run directory, or pretrained:NAME (extra
 `pretrained`). Reading torch files needs the extra `torch`; their content is never executed. The
 output says what it is: architecture, preprocessing, sign of the output, where it came from.
-`scripts/list_models.py` lists the architectures and where users get their weights.
+`reldepth models` lists the architectures and where users get their weights.
 """
 
 import argparse
@@ -20,28 +21,31 @@ from reldepth_jax.cli import command
 from reldepth_jax.registry import ENCODERS, PRESETS, did_you_mean
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line, convert, say what was written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("input", metavar="IN", help="file, run directory or pretrained:NAME")
-    parser.add_argument("output", metavar="OUT.safetensors", type=pathlib.Path)
-    parser.add_argument("--arch", metavar="NAME", help="what IN holds; default: by its keys")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("convert", __doc__)
+    options.add_argument("input", metavar="IN", help="file, run directory or pretrained:NAME")
+    options.add_argument("output", metavar="OUT.safetensors", type=pathlib.Path)
+    options.add_argument("--arch", metavar="NAME", help="what IN holds; default: by its keys")
+    options.add_argument(
         "--to",
         choices=["reldepth", "torch"],
         default="reldepth",
         help="torch: keys that the original's PyTorch code loads; default: reldepth",
     )
-    parser.add_argument(
+    options.add_argument(
         "--checkpoint",
         type=command.checkpoint,
         metavar="STEP",
         help="of a run; default: the newest",
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    options, _ = command.parse(parser, argv)
+    options.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, convert, say what was written."""
+    options, _ = command.parse(parser(), argv)
     known = [*PRESETS.entries, *ENCODERS.entries]
     if options.arch is not None and options.arch not in known:
         hint = did_you_mean(options.arch, known)
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.checkpoint is not None and not source.is_dir():
         raise config.ConfigError("--checkpoint belongs to a run directory; a file has one state")
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     import safetensors.numpy
 
     from reldepth_jax.data.images.io import atomic_write

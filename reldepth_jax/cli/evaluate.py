@@ -1,16 +1,17 @@
-r"""Evaluate a trained run on held-out images, or by the protocol of a public data set.
+r"""Evaluate a network on held-out images, or as published.
 
-python scripts/evaluate.py --workdir runs/ranking
-python scripts/evaluate.py --workdir runs/ranking \
+reldepth evaluate --workdir runs/ranking
+reldepth evaluate --workdir runs/ranking \
     --config.data.source.name=folder --config.data.source.root=photos
-python scripts/evaluate.py --workdir runs/ranking --dataset diw --data-dir DIW
-python scripts/evaluate.py --weights midas.safetensors --dataset diw --data-dir DIW
+reldepth evaluate --workdir runs/ranking --dataset diw --data-dir DIW
+reldepth evaluate --weights midas.safetensors --dataset diw --data-dir DIW
+python scripts/evaluate.py …     the same, from a clone
 
 Prints the ordinal errors with 95 % intervals, beside the rule "lower in the image is nearer", and
 writes WORKDIR/eval/SPLIT.json and a contact sheet, SPLIT.png; an overridden source and an explicit
 checkpoint become part of the name. The thresholds of the three-way errors (WKDR) and the
 temperature of the confidence are fitted on the validation split. The report says how well the
-confidence is calibrated, SPLIT_reliability.png shows it, and scripts/predict.py --confidence takes
+confidence is calibrated, SPLIT_reliability.png shows it, and `reldepth predict --confidence` takes
 the temperature from WORKDIR/eval/temperature.json. Further sources of training (data.mix) are
 reported one by one. --config.data.… and --config.eval.… change what the run is evaluated on.
 
@@ -34,40 +35,43 @@ if TYPE_CHECKING:
     from reldepth_jax.types import Source, Split
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line, evaluate, print the table and write the files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("evaluate", __doc__)
+    options.add_argument(
         "--workdir",
         type=pathlib.Path,
         help="run directory, default: runs/ranking",
     )
-    parser.add_argument(
+    options.add_argument(
         "--weights",
         type=pathlib.Path,
-        help="in place of a run: file that scripts/convert_weights.py wrote",
+        help="in place of a run: file that `reldepth convert` wrote",
     )
-    parser.add_argument(
+    options.add_argument(
         "--output", type=pathlib.Path, help="folder; default: WORKDIR/eval, WEIGHTS_eval beside it"
     )
-    parser.add_argument("--dataset", help=f"one of: {', '.join(PROTOCOLS.entries)}")
-    parser.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
-    parser.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
-    parser.add_argument(
+    options.add_argument("--dataset", help=f"one of: {', '.join(PROTOCOLS.entries)}")
+    options.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
+    options.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
+    options.add_argument(
         "--checkpoint", type=command.checkpoint, metavar="STEP", help="or best; default: the newest"
     )
-    parser.add_argument(
+    options.add_argument(
         "--num-images", metavar="N", help="first N images; the same as --config.eval.num_images=N"
     )
-    parser.add_argument(
+    options.add_argument(
         "--fast",
         action="store_true",
         help="on CPU: Winograd's algorithm, about half the time an image; errors of some 1e-6",
     )
-    parser.add_argument("--pictures", type=int, default=8, help="rows of the sheet, default: 8")
-    options, assignments = command.parse(parser, argv, overrides=True)
+    options.add_argument("--pictures", type=int, default=8, help="rows of the sheet, default: 8")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, evaluate, print the table and write the files."""
+    options, assignments = command.parse(parser(), argv, overrides=True)
     if options.weights is not None and options.weights.is_dir():
         raise config.ConfigError(f"--weights {options.weights} is a folder; give it as --workdir")
     if options.weights is None:
@@ -104,7 +108,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     settings = config.override(config.Config(), {"eval.num_images": "0"} | assignments)
     config.validate(settings)
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from rich.console import Console
 
     from reldepth_jax.data.images import pictures
@@ -136,7 +140,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
 
 def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) -> int:
     """Judge the run on random pairs of its own data, or of another source."""
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from rich.console import Console
 
     from reldepth_jax.data.images import pictures

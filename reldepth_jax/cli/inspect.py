@@ -1,8 +1,9 @@
-r"""Look at a run directory: its checkpoints, what has happened, and what would happen next.
+"""Show a run: checkpoints, history, what comes next.
 
-python scripts/inspect_run.py runs/ranking
-python scripts/inspect_run.py runs/ranking --verify
-python scripts/inspect_run.py runs/ranking --json
+reldepth inspect runs/ranking
+reldepth inspect runs/ranking --verify
+reldepth inspect runs/ranking --json
+python scripts/inspect_run.py …     the same, from a clone
 
 Lists the checkpoints with age, size and validation WHDR, what is set aside or unfinished, every
 start with its saves and its end, and what kills have cost. Only reads, also while the run is being
@@ -19,17 +20,20 @@ import json
 from reldepth_jax.cli import command
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("inspect", __doc__)
+    options.add_argument("workdir", help="run directory")
+    options.add_argument("--verify", action="store_true", help="read every array and compare it")
+    options.add_argument("--json", action="store_true", help="print one JSON object")
+    return options
+
+
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, look, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("workdir", help="run directory")
-    parser.add_argument("--verify", action="store_true", help="read every array and compare it")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options, _ = command.parse(parser, argv)
+    options, _ = command.parse(parser(), argv)
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax.run_dir import inspect
 
     report = inspect.inspect(options.workdir, verify=options.verify)

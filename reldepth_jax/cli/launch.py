@@ -1,5 +1,6 @@
 """Train one run in several processes of this machine.
 
+reldepth launch --processes 2 -- train --config ranking …
 python scripts/launch.py --processes 2 -- scripts/train.py --config configs/ranking.py …
 
 One process uses all devices of a machine: this is for trying out several, and for machines without
@@ -15,21 +16,34 @@ import subprocess
 import sys
 import time
 
+from reldepth_jax.cli import command
+from reldepth_jax.errors import UserError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PATIENCE = 60.0
 """Seconds that the others have to save and end."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("launch", __doc__)
+    options.add_argument("--processes", type=int, required=True, help="how many")
+    options.add_argument(
+        "command",
+        nargs="+",
+        help="command of reldepth, or a Python script, with its options, after --",
+    )
+    return options
+
+
 def main(argv: list[str] | None = None) -> int:
     """Start the processes, pass signals on, wait."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--processes", type=int, required=True, help="how many")
-    parser.add_argument("command", nargs="+", help="script with its options, after --")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     if options.processes < 1:
-        parser.error("--processes must be at least 1")
+        raise UserError(f"--processes must be at least 1, got {options.processes}")
+    program = [sys.executable]
+    if not options.command[0].endswith(".py"):
+        program += ["-m", "reldepth_jax"]
     address = f"127.0.0.1:{_free_port()}"
     children: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
@@ -51,9 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         # A session of its own: Ctrl-C in a terminal would reach it twice, which means "at once".
         children.append(
-            subprocess.Popen(
-                [sys.executable, *options.command], env=environment, start_new_session=True
-            )
+            subprocess.Popen([*program, *options.command], env=environment, start_new_session=True)
         )
         if received:
             children[-1].send_signal(received[0])

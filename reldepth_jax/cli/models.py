@@ -1,6 +1,7 @@
-"""List the networks and encoders: size, cost, conventions, licence, where the weights are.
+"""List networks: size, cost, licence, where weights are.
 
-python scripts/list_models.py [--json]
+reldepth models [--json]
+python scripts/list_models.py …     the same, from a clone
 """
 
 import argparse
@@ -9,15 +10,18 @@ import json
 from reldepth_jax.cli import command
 
 
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("models", __doc__)
+    options.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return options
+
+
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, build every network as shapes, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    options, _ = command.parse(parser, argv)
+    options, _ = command.parse(parser(), argv)
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from rich import box
     from rich.console import Console
     from rich.table import Table

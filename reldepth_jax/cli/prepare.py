@@ -1,7 +1,8 @@
-r"""Prepare a data set as shards, which are read instead of its folder.
+r"""Prepare a data set as shards, for faster reading.
 
-python scripts/prepare_data.py redweb --manual-dir ReDWeb_V1 --data-dir prepared
-python scripts/prepare_data.py redweb --data-dir prepared --verify [--manual-dir ReDWeb_V1]
+reldepth prepare redweb --manual-dir ReDWeb_V1 --data-dir prepared
+reldepth prepare redweb --data-dir prepared --verify [--manual-dir ReDWeb_V1]
+python scripts/prepare_data.py …     the same, from a clone
 
 Checks the number of records against the published one, decodes every image, and writes
 DATA_DIR/NAME/VERSION (TFDS, array_record; needs pip install "reldepth-jax[tfds]"). May be stopped
@@ -20,26 +21,29 @@ RENDERED = ("vizdoom",)
 """Those that have no folder."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Read the command line, prepare or verify."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data_set", metavar="NAME", choices=DATA_SETS, help=", ".join(DATA_SETS))
-    parser.add_argument("--manual-dir", metavar="DIR", help="the extracted folder")
-    parser.add_argument("--data-dir", metavar="DIR", required=True, help="where shards are kept")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("prepare", __doc__)
+    options.add_argument("data_set", metavar="NAME", choices=DATA_SETS, help=", ".join(DATA_SETS))
+    options.add_argument("--manual-dir", metavar="DIR", help="the extracted folder")
+    options.add_argument("--data-dir", metavar="DIR", required=True, help="where shards are kept")
+    options.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes; 0: this one; default: one for each core",
     )
-    parser.add_argument("--parts", metavar="PART,…", help="of train, val, test; default: all")
-    parser.add_argument(
+    options.add_argument("--parts", metavar="PART,…", help="of train, val, test; default: all")
+    options.add_argument(
         "--partial", action="store_true", help="prepare what is there of an incomplete folder"
     )
-    parser.add_argument("--verify", action="store_true", help="compare, write nothing")
-    options, _ = command.parse(parser, argv)
+    options.add_argument("--verify", action="store_true", help="compare, write nothing")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, prepare or verify."""
+    options, _ = command.parse(parser(), argv)
     if options.data_set in RENDERED and options.manual_dir is not None:
         raise config.ConfigError(f"{options.data_set} is rendered; leave --manual-dir")
     if options.manual_dir is None and not options.verify and options.data_set not in RENDERED:
@@ -52,37 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     if workers < 0:
         raise config.ConfigError(f"--workers must be at least 0, got {workers}")
 
-    # Only now, because importing JAX takes longer than telling a mistake.
-    from rich import progress as rich
-    from rich.console import Console
-    from rich.text import Text
-
+    # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax.data.prepared import prepare
 
-    class Rate(rich.ProgressColumn):
-        """Records per second."""
-
-        def render(self, task: rich.Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:.0f}/s")
-
-    columns = (
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        Rate(),
-        rich.TimeRemainingColumn(),
-    )
-    screen = Console(stderr=True)
-    # Elsewhere than on a terminal the bar would stand between the messages.
-    with rich.Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
-        tasks: dict[str, rich.TaskID] = {}
+    lines: list[str] = []
+    with command.progress_bar(options.data_set) as bar:
 
         def progress(part: str, done: int, total: int) -> None:
-            if part not in tasks:
-                tasks[part] = bars.add_task(f"{options.data_set} {part}", total=total)
-            bars.update(tasks[part], completed=done)
+            bar(done, total, f"{options.data_set} {part}")
 
-        lines: list[str] = []
         if options.verify:
             prepare.verify(
                 options.data_set, options.data_dir, options.manual_dir,

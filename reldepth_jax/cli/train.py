@@ -1,8 +1,10 @@
-"""Train, or continue what the run directory holds.
+"""Train, or continue a run.
 
-python scripts/train.py --config configs/ranking.py [--workdir runs/ranking] [--config.a.b=value …]
+reldepth train --config ranking [--workdir runs/ranking] [--config.a.b=value …]
+python scripts/train.py --config configs/ranking.py …     the same, from a clone
 
-Several processes train one run: docs/multi_process.md.
+--config.a.b=value sets any field of the configuration. Ctrl-C and SIGTERM save and stop; the same
+command continues. Several processes train one run: docs/multi_process.md.
 """
 
 import argparse
@@ -10,19 +12,25 @@ import pathlib
 
 from reldepth_jax import config
 from reldepth_jax.cli import command
+from reldepth_jax.run_dir import layout
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.Parser("train", __doc__)
+    options.add_argument(
+        "--config", required=True, metavar="NAME[:VARIANT]", help="configuration: name or file"
+    )
+    options.add_argument("--workdir", help="run directory (default: runs/NAME, runs/NAME_VARIANT)")
+    options.add_argument(
+        "--weights", help="start from these; the same as --config.init_from=WEIGHTS"
+    )
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, check everything, train."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, help="configuration file, or file:variant")
-    parser.add_argument("--workdir", help="run directory (default: runs/NAME, runs/NAME_VARIANT)")
-    parser.add_argument(
-        "--weights", help="start from these; the same as --config.init_from=WEIGHTS"
-    )
-    options, assignments = command.parse(parser, argv, overrides=True)
+    options, assignments = command.parse(parser(), argv, overrides=True)
     if options.weights is not None:
         if "init_from" in assignments:
             raise config.ConfigError("--weights and --config.init_from are the same; give one")
@@ -34,11 +42,9 @@ def main(argv: list[str] | None = None) -> int:
             "init_part=encoder: which one? Give --weights with a file, a run directory or"
             " pretrained:NAME"
         )
-    file, _, variant = options.config.partition(":")
-    name = "_".join([pathlib.Path(file).stem, *[variant] * bool(variant)])
-    workdir = pathlib.Path(options.workdir or f"runs/{name}")
+    workdir = pathlib.Path(options.workdir or layout.default_run_dir(options.config))
 
-    # Only now, because importing JAX takes longer than telling a mistake.
+    # Imported late: a mistake is reported before JAX is loaded.
     from rich.console import Console
 
     from reldepth_jax import runtime

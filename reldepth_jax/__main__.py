@@ -1,0 +1,6 @@
+"""`python -m reldepth_jax` is the command `reldepth`."""
+
+from reldepth_jax.cli.main import main
+
+if __name__ == "__main__":
+    main()
