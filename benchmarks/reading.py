@@ -84,10 +84,10 @@ def write(root: pathlib.Path, count: int, size: tuple[int, int]) -> None:
 
 
 def _prepare(place: str, root: pathlib.Path) -> str:
-    from reldepth_jax.data.prepared import prepare
+    from reldepth_jax.data.prepared import writing
 
     out = os.path.join(place, "prepared")
-    prepare.prepare("redweb", str(root), out, partial=True, say=lambda line: None)
+    writing.prepare("redweb", str(root), out, partial=True, say=lambda line: None)
     return out
 
 
@@ -126,11 +126,11 @@ def _stages(
 
 def _example(config: Config, source: Source) -> Callable[[int], Sample]:
     """Return what training does of a sample: it reads no more than the crop shows."""
-    from reldepth_jax.data.cropping import Unread
+    from reldepth_jax.data.cropping import open_sample
     from reldepth_jax.data.transforms import TrainTransform
 
     transform, rng = TrainTransform(config.data.crop), np.random.default_rng(0)
-    return lambda index: transform(Unread(source, index), rng)
+    return lambda index: transform(open_sample(source, index), rng)
 
 
 def _each(do: Callable[[int], Any], count: int, examples: int, each: int = 1) -> Stage:

@@ -103,10 +103,14 @@ class Registry:
             )
         return self.entries[name]
 
+    def get(self, name: str) -> Callable[..., Any]:
+        """Import the plug-in and return its class or function."""
+        importlib.import_module(self.lookup(name).module)
+        return self._made[name]
+
     def create(self, name: str, **arguments: Any) -> Any:
         """Import the plug-in and call it with `arguments`."""
-        importlib.import_module(self.lookup(name).module)
-        return self._made[name](**arguments)
+        return self.get(name)(**arguments)
 
     def extras(self, name: str) -> dict[str, Any]:
         """Return the facts that `register` was given beside the name."""

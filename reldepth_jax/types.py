@@ -30,6 +30,8 @@ Polarity = Literal["depth", "disparity"]
 UNKNOWN = 2
 """In place of a relation: there is none (a row that pads, a pair that was cropped away), or it
 follows from the depths of the two points."""
+NO_PAIRS = np.zeros((0, 5), np.int32)
+"""The annotated pairs of a sample that has none."""
 
 
 class Sample(TypedDict):
@@ -43,7 +45,7 @@ class Sample(TypedDict):
     """Annotated pairs: row and column of the first point, of the second, relation."""
     instances: NotRequired[Int32[np.ndarray, "h w"]]
     """Which instance each pixel shows; 0: none. Only of sources that were asked for it."""
-    bad: NotRequired[Bool[np.ndarray, ""] | np.bool_]
+    unreadable: NotRequired[Bool[np.ndarray, ""] | np.bool_]
     """Whether this stands in for a sample that could not be read."""
 
 
@@ -102,9 +104,9 @@ class Loss(Protocol):
 class Source(Protocol):
     """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples.
 
-    An attribute `instances`, if there is one, says whether samples have instances. A method
-    `read_crop`, if there is one, reads no more of a sample than a training example shows of it
-    (`data.cropping.read_crop`).
+    An attribute `instances`, if there is one, says whether samples have instances. A method `open`,
+    if there is one, returns a `data.cropping.Opened`, of which a crop can be read. A method
+    `names`, if there is one, returns a name for each sample, or None.
     """
 
     @property

@@ -32,7 +32,7 @@ def main() -> int:
     options, _ = command.parse(parser)
 
     # Only now, because it takes longer than telling a mistake.
-    from reldepth_jax.data.prepared import prepare
+    from reldepth_jax.data.prepared import writing
 
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
@@ -42,7 +42,7 @@ def main() -> int:
             for name in ("diw", "redweb"):
                 for workers in _WORKERS:
                     started = time.perf_counter()
-                    prepare.prepare(
+                    writing.prepare(
                         name, str(root / name), str(root / "out"), workers=workers, partial=True,
                         say=lambda line: None,
                     )  # fmt: skip

@@ -9,6 +9,7 @@ cache. Prints a table in Markdown: median and range over the rounds, examples a 
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import platform
@@ -41,58 +42,47 @@ def main() -> int:
     sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
     from benchmarks.photographs import photograph
     from reldepth_jax import config
-    from reldepth_jax.data.cropping import ChooseCrop, whole
+    from reldepth_jax.data.cropping import Crop, Truth
+    from reldepth_jax.data.data_set import DataSetSource, Maps
     from reldepth_jax.data.images import io
-    from reldepth_jax.data.images.photograph import Photograph
     from reldepth_jax.data.pipeline import train_batches
-    from reldepth_jax.data.prepared import builders, prepare, shards
-    from reldepth_jax.data.reading.records import FileRecords, Part, Records
-    from reldepth_jax.types import Sample
+    from reldepth_jax.data.prepared import shards, writing
+    from reldepth_jax.data.reading.declaration import DataSet, Map, OwnFormat
+    from reldepth_jax.data.reading.records import FileRecords, Part
+    from reldepth_jax.registry import SOURCES, Entry
+    from reldepth_jax.types import Split
 
-    class Measured:
-        """What the builders need to know of a data set: here one with 16-bit depth."""
+    def read_folder(root: str, part: Part) -> FileRecords:
+        del part
+        names = [f"{number:05}" for number in range(options.images)]
+        images, maps = (
+            tuple(os.path.join(root, f"{name}.{kind}") for name in names) for kind in ("jpg", "png")
+        )
+        return FileRecords(root, images, {"depth": maps})
 
-        COUNTS: dict[Part, int] = {"train": options.images}
-        MAPS = {"depth": np.dtype(np.uint16)}
+    @SOURCES.register("measured")
+    @dataclasses.dataclass(frozen=True)
+    class Measured(DataSetSource):
+        """Photographs with 16-bit depth."""
 
-        @staticmethod
-        def read_part(root: str, part: Part) -> FileRecords | None:
-            names = [f"{number:05}" for number in range(options.images)]
-            images, maps = (
-                tuple(os.path.join(root, f"{name}.{kind}") for name in names)
-                for kind in ("jpg", "png")
-            )
-            return FileRecords(root, images, {"depth": maps}) if part == "train" else None
+        data_set = DataSet(
+            name="measured",
+            parts=("train",),
+            counts={"train": options.images},
+            layout=OwnFormat(read_folder),
+            maps={"depth": Map(np.dtype(np.uint16))},
+        )
 
-    class Builder(builders.RecordsBuilder, skip_registration=True):
-        name = "measured"
+        split: Split
+        size: tuple[int, int]
+        root: str = ""
+        prepared: str = ""
 
-        @classmethod
-        def reader(cls) -> type[Measured]:
-            return Measured
+        def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+            depth = crop.map(maps["depth"]).astype(np.float32)
+            return {"depth": depth, "mask": depth > 0}
 
-    builders.BUILDERS["measured"] = Builder
-
-    class Source:
-        """The same decoding for both ways."""
-
-        pairs_per_image = 0
-
-        def __init__(self, records: Records):
-            self.records = records
-
-        def __len__(self) -> int:
-            return len(self.records)
-
-        def __getitem__(self, index: int) -> Sample:
-            return self.read_crop(index, whole)
-
-        def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
-            record = self.records[index]
-            photo = Photograph(record["image"], record["name"])
-            crop = choose(*photo.size, record["pairs"])
-            depth = crop.map(record["maps"]["depth"]).astype(np.float32)
-            return {"image": crop.image(photo), "depth": depth, "mask": depth > 0}
+    SOURCES.entries["measured"] = Entry("dataclasses", {})
 
     def write(root: pathlib.Path) -> None:
         root.mkdir()
@@ -105,7 +95,7 @@ def main() -> int:
             depth = depth + rng.normal(0, 3, depth.shape)
             io.write_png(root / f"{number:05}.png", depth.astype(np.uint16))
 
-    def only_reading(source: Source, threads: int) -> float:
+    def only_reading(source: Measured, threads: int) -> float:
         order = np.random.default_rng(1).integers(0, len(source), options.examples)
         with futures.ThreadPoolExecutor(threads) as pool:
             start = time.perf_counter()
@@ -113,7 +103,7 @@ def main() -> int:
                 pass
             return options.examples / (time.perf_counter() - start)
 
-    def pipeline(source: Source, threads: int) -> float:
+    def pipeline(source: Measured, threads: int) -> float:
         settings = config.override(
             config.Config(),
             {"data.crop": "(384, 384)", "data.batch_size": "8", "data.threads": str(threads),
@@ -133,12 +123,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         root, data_dir = pathlib.Path(place, "folder"), os.path.join(place, "prepared")
         write(root)
-        prepare.prepare("measured", str(root), data_dir, say=lambda line: None)
-        folder, prepared = Measured.read_part(str(root), "train"), None
-        prepared = shards.read_part("measured", data_dir, "train")
-        assert folder is not None
-        assert prepared is not None
-        ways = {"folder": Source(folder), "shards": Source(prepared)}
+        writing.prepare("measured", str(root), data_dir, say=lambda line: None)
+        ways = {
+            "folder": Measured("train", (0, 0), root=str(root)),
+            "shards": Measured("train", (0, 0), prepared=data_dir),
+        }
         rows = []
         for what, measure in (("read + decode", only_reading), ("pipeline", pipeline)):
             for threads in (1, 2):

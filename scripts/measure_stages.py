@@ -4,7 +4,7 @@ python scripts/measure_stages.py
 
 Photographs (JPEG, quality 90) of two sizes with 16-bit PNG depth, and shards of the same, are read
 for crops of two sizes. `whole, then cut out` decodes everything and cuts it out afterwards, as
-samples of a source that has no `read_crop` are; `only what is shown` is what training does. CPU
+samples of a source that has no `open` are; `only what is shown` is what training does. CPU
 time of one thread, files in the page cache; stages in turn, median over the rounds. Prints tables
 in Markdown: milliseconds an example, examples a second and core, and how many cores a device needs
 that takes 950 or 2100 images/s.
@@ -25,15 +25,15 @@ from PIL import Image
 
 from reldepth_jax.cli import command
 from reldepth_jax.config import LabelNoise
-from reldepth_jax.data.cropping import ChooseCrop, Crop, Unread, whole
+from reldepth_jax.data.cropping import Crop, Opened, OpenedPhotograph, Truth, open_sample
 from reldepth_jax.data.images import io
 from reldepth_jax.data.images.photograph import Photograph, Pixels
 from reldepth_jax.data.label_noise import noisy_depth
 from reldepth_jax.data.prepared import shards
-from reldepth_jax.data.reading.records import NO_PAIRS, Record
+from reldepth_jax.data.reading.records import Record
 from reldepth_jax.data.transforms import TrainTransform, apply_gamma, jitter_colors
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample
+from reldepth_jax.types import NO_PAIRS, Sample
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -112,14 +112,16 @@ class _Shards:
         return shards.to_record(example)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.read_crop(index, whole)
+        return self.open(index).read()
 
-    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
+    def open(self, index: int) -> Opened:
         record = self.record(index)
-        photograph = Photograph(record["image"], record["name"])
-        crop = choose(*photograph.size, record["pairs"])
-        depth = crop.map(record["maps"]["depth"]).astype(np.float32)
-        return {"image": crop.image(photograph), "depth": depth, "mask": depth > 0}
+
+        def truth(crop: Crop) -> Truth:
+            depth = crop.map(record["maps"]["depth"]).astype(np.float32)
+            return {"depth": depth, "mask": depth > 0}
+
+        return OpenedPhotograph(Photograph(record["image"], record["name"]), truth)
 
 
 class _Decoded(Photograph):
@@ -164,7 +166,9 @@ def _stages(root: pathlib.Path, crop: tuple[int, int], count: int) -> dict[str, 
     }
     for name, source in (("folder", folder), ("shards", prepared)):
         stages[f"{name}: whole, then cut out"] = lambda n, s=source: transform(s[n], rng)
-        stages[f"{name}: only what is shown"] = lambda n, s=source: transform(Unread(s, n), rng)
+        stages[f"{name}: only what is shown"] = lambda n, s=source: transform(
+            open_sample(s, n), rng
+        )
     return stages
 
 

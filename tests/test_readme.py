@@ -8,7 +8,7 @@ import pytest
 
 from reldepth_jax.config import load, override, validate
 from reldepth_jax.data.pipeline import make_source, train_sources
-from reldepth_jax.data.prepared import prepare
+from reldepth_jax.data.prepared import writing
 from tests.fixtures import diw, redweb
 
 README = pathlib.Path("README.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_training_commands_find_their_data_in_the_published_layouts(
     """Every training command of "Data sets" up to the first sample, with small data sets."""
     redweb.write(tmp_path / "data", 20)
     diw.write(tmp_path / "data/DIW")
-    prepare.prepare(
+    writing.prepare(
         "redweb", str(tmp_path / "data/ReDWeb_V1"), str(tmp_path / "shards"), partial=True,
         say=lambda line: None,
     )  # fmt: skip

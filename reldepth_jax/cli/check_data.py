@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     content = {
         "data_set": options.name,
         "root": options.root,
-        "samples": examination.looked_at,
+        "samples": examination.num_samples,
         "errors": errors,
         "warnings": len(findings) - errors,
         "findings": [finding._asdict() for finding in findings],
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(members) > SHOWN:
             print(f"{severity}: … and {len(members) - SHOWN} more, see {report} [{check}]")
     print(
-        f"{options.name}: {examination.looked_at} samples, {errors} errors,"
+        f"{options.name}: {examination.num_samples} samples, {errors} errors,"
         f" {len(findings) - errors} warnings: training {'may not' if errors else 'may'} start."
         f" Written: {output}"
     )

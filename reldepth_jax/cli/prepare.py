@@ -15,9 +15,12 @@ import os
 
 from reldepth_jax import config
 from reldepth_jax.cli import command
+from reldepth_jax.registry import SOURCES
 
-DATA_SETS = ("redweb", "hr_wsi", "diw", "nyu_depth_v2", "vizdoom")
-RENDERED = ("vizdoom",)
+DATA_SETS = {
+    name: entry.options for name, entry in SOURCES.entries.items() if "prepared" in entry.options
+}
+RENDERED = [name for name, options in DATA_SETS.items() if "root" not in options]
 """Those that have no folder."""
 
 
@@ -57,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError(f"--workers must be at least 0, got {workers}")
 
     # Imported late: a mistake is reported before JAX is loaded.
-    from reldepth_jax.data.prepared import prepare
+    from reldepth_jax.data.prepared import writing
 
     lines: list[str] = []
     with command.progress_bar(options.data_set) as bar:
@@ -66,12 +69,12 @@ def main(argv: list[str] | None = None) -> int:
             bar(done, total, f"{options.data_set} {part}")
 
         if options.verify:
-            prepare.verify(
+            writing.verify(
                 options.data_set, options.data_dir, options.manual_dir,
                 workers=workers, progress=progress, say=lines.append,
             )  # fmt: skip
         else:
-            prepare.prepare(
+            writing.prepare(
                 options.data_set, options.manual_dir or "", options.data_dir, workers=workers,
                 parts=options.parts.split(",") if options.parts else None,
                 partial=options.partial, progress=progress, say=lines.append,

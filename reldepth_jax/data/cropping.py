@@ -1,18 +1,27 @@
-"""Reading no more of a sample than a training example shows of it.
+"""Reading in two phases: a sample is opened, its crop is chosen, the crop is read.
 
-The crop is chosen as soon as the size of a photograph is known. Then JPEG is decoded at a reduced
-size where it is going to be shrunk anyway, and maps are cut out before they are interpreted.
+So no more is read than a training example shows: JPEG is decoded at a reduced size where it would
+be shrunk anyway, and maps are cut out before they are interpreted.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, Shaped, UInt8
 from PIL import Image
 
 from reldepth_jax.data.images.photograph import Photograph
-from reldepth_jax.types import Sample, Source
+from reldepth_jax.types import NO_PAIRS, Sample, Source
+
+
+class Truth(TypedDict):
+    """The ground truth of a `Sample`."""
+
+    depth: Float[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"]
+    instances: NotRequired[Int32[np.ndarray, "h w"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,59 +101,96 @@ def scaled(
     return moved.astype(np.int32)
 
 
-ChooseCrop = Callable[[int, int, np.ndarray], Crop]
-"""Says what is to be read of a photograph: its height, its width and its annotated pairs (n 5)."""
+@runtime_checkable
+class Opened(Protocol):
+    """A sample of which no more has been read than its size and its annotated pairs take."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the photograph."""
+        ...
+
+    @property
+    def pairs(self) -> Int32[np.ndarray, "n 5"]:
+        """Annotated pairs of the whole photograph; none: shape (0, 5)."""
+        ...
+
+    def read(self, crop: Crop | None = None) -> Sample:
+        """Read a crop, `pairs` as `Crop.pairs` gives them, or the whole. To be called once."""
+        ...
 
 
-def whole(height: int, width: int, pairs: Int32[np.ndarray, "n 5"]) -> Crop:
-    """Choose everything, as it is."""
-    del pairs
-    return Crop((height, width), (height, width), (0, 0), (height, width))
-
-
-def read_crop(source: Source, index: int, choose: ChooseCrop) -> Sample:
-    """Return a sample cut out as `choose` says, `pairs` as `Crop.pairs` gives them.
-
-    By the source's own method of this name, if it has one that reads no more than is shown.
-    """
-    read = getattr(source, "read_crop", None)
-    return cut_out(source[index], choose) if read is None else read(index, choose)
-
-
-def cut_out(sample: Sample, choose: ChooseCrop) -> Sample:
-    """The same of a sample that has been read as a whole."""
-    height, width = sample["depth"].shape
-    pairs = sample.get("pairs", np.zeros((0, 5), np.int32))
-    crop = choose(height, width, pairs)
-    result: Sample = {
-        "image": crop.image(Photograph.of(sample["image"])),
-        "depth": crop.map(sample["depth"]),
-        "mask": crop.map(sample["mask"]),
-    }
-    if "pairs" in sample:
-        result["pairs"] = crop.pairs(pairs)
-    if "instances" in sample:
-        result["instances"] = crop.map(sample["instances"])
-    if "bad" in sample:
-        result["bad"] = sample["bad"]
-    return result
+def open_sample(source: Source, index: int) -> Opened:
+    """Open a sample by its source's own method `open`, if it has one; else read it as a whole."""
+    own = getattr(source, "open", None)
+    return WholeSample(source[index]) if own is None else own(index)
 
 
 @dataclasses.dataclass(frozen=True)
-class Unread:
-    """One sample of a source that will be read when it is known what is needed of it."""
+class WholeSample:
+    """A sample that has been read as a whole; see `Opened`."""
 
-    source: Source
-    index: int
+    sample: Sample
 
-    def read(self, choose: ChooseCrop) -> Sample:
-        """As `read_crop`."""
-        return read_crop(self.source, self.index, choose)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.sample["depth"].shape
+        return height, width
+
+    @property
+    def pairs(self) -> Int32[np.ndarray, "n 5"]:
+        """Annotated pairs."""
+        return self.sample.get("pairs", NO_PAIRS)
+
+    def read(self, crop: Crop | None = None) -> Sample:
+        """Cut out the crop, or return the whole."""
+        if crop is None:
+            return self.sample
+        result: Sample = {
+            "image": crop.image(Photograph.of(self.sample["image"])),
+            "depth": crop.map(self.sample["depth"]),
+            "mask": crop.map(self.sample["mask"]),
+        }
+        if "pairs" in self.sample:
+            result["pairs"] = crop.pairs(self.sample["pairs"])
+        if "instances" in self.sample:
+            result["instances"] = crop.map(self.sample["instances"])
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
-class Deferred:
-    """The samples of a source, unread."""
+class OpenedPhotograph:
+    """A sample whose photograph is decoded when the crop is known; see `Opened`."""
+
+    photograph: Photograph
+    truth: Callable[[Crop], Truth]
+    """Returns the ground truth within a crop."""
+    annotated: Int32[np.ndarray, "n 5"] | None = None
+    """None where the data set has no annotated pairs."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.photograph.size
+
+    @property
+    def pairs(self) -> Int32[np.ndarray, "n 5"]:
+        """Annotated pairs."""
+        return NO_PAIRS if self.annotated is None else self.annotated
+
+    def read(self, crop: Crop | None = None) -> Sample:
+        """Decode the crop, or the whole; UnreadableFile if the photograph is damaged."""
+        crop = crop or Crop(self.size, self.size, (0, 0), self.size)
+        sample: Sample = {**self.truth(crop), "image": crop.image(self.photograph)}
+        if self.annotated is not None:
+            sample["pairs"] = crop.pairs(self.annotated)
+        return sample
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedSamples:
+    """The samples of a source, opened."""
 
     source: Source
 
@@ -152,6 +198,6 @@ class Deferred:
         """Return how many there are."""
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Unread:
-        """Return one of them."""
-        return Unread(self.source, index)
+    def __getitem__(self, index: int) -> Opened:
+        """Open one of them."""
+        return open_sample(self.source, index)

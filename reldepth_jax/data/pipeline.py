@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from reldepth_jax.config import Choice, Config
-from reldepth_jax.data.cropping import Deferred, Unread
+from reldepth_jax.data.cropping import Opened, OpenedSamples
 from reldepth_jax.data.selection import Subset, has_instances
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
@@ -55,7 +55,7 @@ def train_batches(
       share: (p, n) reads and yields only slots b p / n to b (p + 1) / n of each batch of size b,
         which n must divide.
 
-    Keys and shapes are those of `conventions.Batch`. Seeds are given to each stage explicitly, so
+    Keys and shapes are those of `types.Batch`. Seeds are given to each stage explicitly, so
     that inserting a stage does not reshuffle the others.
     """
     data, seed = config.data, config.train.seed
@@ -72,7 +72,7 @@ def train_batches(
     )
     shuffled = [
         grain.MapDataset.source(
-            cast(grain.sources.RandomAccessDataSource[Unread], Deferred(source))
+            cast(grain.sources.RandomAccessDataSource[Opened], OpenedSamples(source))
         )
         .shuffle(seed=seed + 1000 * number)
         .repeat()
@@ -85,7 +85,7 @@ def train_batches(
     dataset = mixture.random_map(transform, seed=seed + 1).batch(
         data.batch_size // processes, drop_remainder=True
     )
-    # grain prefetches 500 batches unless told otherwise.
+    # By default grain prefetches 500 batches.
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     batches = dataset[start * processes + process :: processes].to_iter_dataset(options)
     if data.workers:

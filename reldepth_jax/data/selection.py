@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from jaxtyping import Int64
 
-from reldepth_jax.data.cropping import ChooseCrop, read_crop
+from reldepth_jax.data.cropping import Opened, open_sample
 from reldepth_jax.types import Sample, Source
 
 
@@ -33,6 +33,12 @@ def not_held_out(count: int, size: int) -> Int64[np.ndarray, "_rest"]:
 def has_instances(source: Source) -> bool:
     """Return whether the samples of a source have `instances`."""
     return bool(getattr(source, "instances", False))
+
+
+def names_of(source: Source) -> list[str] | None:
+    """Return the names of the samples of a source, None if it has none."""
+    names = getattr(source, "names", None)
+    return None if names is None else names()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +67,16 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         """Return one of the chosen samples; IndexError outside."""
-        return self.source[self._position(index)]
+        return self.open(index).read()
 
-    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
-        """Return a part of one of the chosen samples."""
-        return read_crop(self.source, self._position(index), choose)
+    def open(self, index: int) -> Opened:
+        """Open one of the chosen samples; IndexError outside."""
+        return open_sample(self.source, self._position(index))
+
+    def names(self) -> list[str] | None:
+        """Return the names of the chosen samples, if the source has names."""
+        names = names_of(self.source)
+        return names and [names[index] for index in self.order[: self.size]]
 
     def _position(self, index: int) -> int:
         if not 0 <= index < self.size:

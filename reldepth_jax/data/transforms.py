@@ -4,16 +4,16 @@ Axes: h w c, g annotated pairs. Host side, NumPy.
 """
 
 import dataclasses
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int, Int32
 from PIL import Image
 
 from reldepth_jax.config import LabelNoise
-from reldepth_jax.data.cropping import Crop, Unread, cut_out, scaled
+from reldepth_jax.data.cropping import Crop, Opened, WholeSample, scaled
 from reldepth_jax.data.label_noise import noisy_depth
-from reldepth_jax.data.reading.records import NO_PAIRS
-from reldepth_jax.types import UNKNOWN, Sample
+from reldepth_jax.types import NO_PAIRS, UNKNOWN, Sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,42 +40,24 @@ class TrainTransform:
     gamma_jitter: float = 0.0
     label_noise: LabelNoise = LabelNoise()
 
-    def __call__(self, sample: Sample | Unread, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample | Opened, rng: np.random.Generator) -> Sample:
         """Return one training example of the crop's size; `rng` alone decides how.
 
-        Of an `Unread` sample no more is read and decoded than the example shows.
+        Of a sample that has only been opened, no more is decoded than the example shows.
         """
+        opened = WholeSample(cast(Sample, sample)) if isinstance(sample, dict) else sample
         # Every draw is made whether it is used or not: an option changes itself and no other.
-        zoom, top, left, mirror = rng.uniform(size=4)
+        places = rng.uniform(size=4)
         jitter = rng.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3)
-
-        def choose(height: int, width: int, pairs: Int32[np.ndarray, "n 5"]) -> Crop:
-            scale = max(self.crop[0] / height, self.crop[1] / width)
-            scale *= self.zoom[0] + zoom * (self.zoom[1] - self.zoom[0])
-            size = (
-                max(self.crop[0], round(height * scale)),
-                max(self.crop[1], round(width * scale)),
-            )
-            starts = [(0, size[axis] - self.crop[axis]) for axis in (0, 1)]
-            if len(pairs):
-                kept = scaled(pairs[rng.integers(len(pairs))][None], (height, width), size)[0]
-                starts = [self._starts(kept[axis : axis + 3 : 2], size, axis) for axis in (0, 1)]
-                if any(low > high for low, high in starts):
-                    size, starts = self.crop, [(0, 0), (0, 0)]
-            row, column = (
-                low + int(share * (high - low + 1))
-                for share, (low, high) in zip((top, left), starts, strict=True)
-            )
-            mirrored = self.flip and bool(mirror < 0.5)
-            return Crop((height, width), size, (row, column), self.crop, mirrored)
-
-        read = sample.read(choose) if isinstance(sample, Unread) else cut_out(sample, choose)
+        pairs = opened.pairs
+        kept = pairs[rng.integers(len(pairs))] if len(pairs) else None
+        read = opened.read(self._choose(opened.size, kept, *places))
         image, depth, mask = read["image"], read["depth"], read["mask"]
         if self.color_jitter > 0:
             image = jitter_colors(image, *jitter)
         example: Sample = {"image": image, "depth": depth, "mask": mask}
-        if "bad" in read:
-            example["bad"] = read["bad"]
+        if "unreadable" in read:
+            example["unreadable"] = read["unreadable"]
         if self.instances:
             example["instances"] = read.get("instances", np.zeros(self.crop, np.int32))
         if self.pairs_per_image:
@@ -86,6 +68,35 @@ class TrainTransform:
         if self.label_noise != LabelNoise():
             example["depth"] = noisy_depth(depth, mask, self.label_noise, rng)
         return example
+
+    def _choose(
+        self,
+        full: tuple[int, int],
+        kept: Int32[np.ndarray, "5"] | None,
+        zoom: float,
+        top: float,
+        left: float,
+        mirror: float,
+    ) -> Crop:
+        """Return the crop of a photograph; the pair `kept` lies in it, the rest is in [0, 1)."""
+        height, width = full
+        scale = max(self.crop[0] / height, self.crop[1] / width)
+        scale *= self.zoom[0] + zoom * (self.zoom[1] - self.zoom[0])
+        size = (
+            max(self.crop[0], round(height * scale)),
+            max(self.crop[1], round(width * scale)),
+        )
+        starts = [(0, size[axis] - self.crop[axis]) for axis in (0, 1)]
+        if kept is not None:
+            points = scaled(kept[None], full, size)[0]
+            starts = [self._starts(points[axis : axis + 3 : 2], size, axis) for axis in (0, 1)]
+            if any(low > high for low, high in starts):
+                size, starts = self.crop, [(0, 0), (0, 0)]
+        row, column = (
+            low + int(share * (high - low + 1))
+            for share, (low, high) in zip((top, left), starts, strict=True)
+        )
+        return Crop(full, size, (row, column), self.crop, self.flip and bool(mirror < 0.5))
 
     def _starts(
         self, places: Int[np.ndarray, "2"], size: tuple[int, int], axis: int

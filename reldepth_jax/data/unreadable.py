@@ -1,4 +1,4 @@
-"""Training goes on when a few samples cannot be read: they are named, counted and weigh nothing.
+"""Training goes on when a few samples cannot be read: they are logged, counted and weigh nothing.
 
 The place in the batch stays, so that the order of the others does not depend on which files a
 machine can read.
@@ -12,30 +12,34 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Int32
 
-from reldepth_jax.data.cropping import ChooseCrop, cut_out, read_crop
+from reldepth_jax.data.cropping import Crop, Opened, WholeSample, open_sample
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.selection import has_instances
+from reldepth_jax.data.selection import has_instances, names_of
 from reldepth_jax.types import Sample, Source
 
+T = TypeVar("T")
+
 FEW = 10
-"""So many bad samples are tolerated whatever their share, if there are others."""
+"""As many unreadable samples are skipped whatever their share, if there are others."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Tolerant:
-    """A source whose unreadable samples come out black, without ground truth and marked `bad`."""
+class SkipUnreadable:
+    """A source whose unreadable samples are black, without ground truth, and marked as such."""
 
     source: Source
     number: int
-    """Of the source in the mixture, for the record."""
+    """Of the source in the mixture, for the log."""
     log: str
-    """File to which each bad sample is appended once, by this process or a worker."""
+    """File to which each unreadable sample is appended once, by this process or a worker."""
     size: tuple[int, int]
-    """Height and width of what stands in for a sample."""
+    """Height and width of a stand-in."""
 
     @property
     def pairs_per_image(self) -> int:
@@ -44,55 +48,51 @@ class Tolerant:
 
     @property
     def instances(self) -> bool:
-        """As the source has it; what stands in for a sample has none."""
+        """As the source has it; a stand-in has none."""
         return has_instances(self.source)
 
     def __len__(self) -> int:
-        """Return how many samples there are, bad ones among them."""
+        """Return how many samples there are, unreadable ones among them."""
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a sample, or stand in for it."""
-        sample = self._try(index, lambda: self.source[index])
-        return self._stand_in() if sample is None else sample
+        """Read a sample, or return its stand-in."""
+        return self.open(index).read()
 
-    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
-        """Read a part of a sample, or stand in for it."""
-        sample = self._try(index, lambda: read_crop(self.source, index, choose))
-        return cut_out(self._stand_in(), choose) if sample is None else sample
+    def open(self, index: int) -> Opened:
+        """Open a sample, or its stand-in."""
+        opened = self.attempt(index, lambda: open_sample(self.source, index))
+        return _Attempt(self, index, opened or WholeSample(_black(self.size)), opened is None)
 
-    def _try(self, index: int, read: Callable[[], Sample]) -> Sample | None:
+    def names(self) -> list[str] | None:
+        """As the source has them."""
+        return names_of(self.source)
+
+    def attempt(self, index: int, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns of a sample; log the sample and return None if it cannot."""
         thread = threading.get_ident()
         self._reading[thread] = index
         try:
-            return {**read(), "bad": np.False_}
+            return read()
         except (UnreadableFile, DataError) as error:
-            self._note(index, str(error))
+            self._log(index, str(error))
             return None
         finally:
             self._reading.pop(thread, None)
-
-    def _stand_in(self) -> Sample:
-        return {
-            "image": np.zeros((*self.size, 3), np.uint8),
-            "depth": np.zeros(self.size, np.float32),
-            "mask": np.zeros(self.size, np.bool_),
-            "bad": np.True_,
-        }
 
     def oldest(self) -> int | None:
         """Return the sample that this process is reading for the longest time, None if none."""
         return next(iter(list(self._reading.values())), None)
 
-    def _note(self, index: int, error: str) -> None:
+    def _log(self, index: int, error: str) -> None:
         with self._lock:
-            if index in self._seen:
+            if index in self._logged:
                 return
-            # Others write too: workers, and the sessions before.
-            self._seen.update(index for number, index in read(self.log) if number == self.number)
-            if index in self._seen:
+            # Workers write too, and earlier sessions did.
+            self._logged.update(index for number, index in read(self.log) if number == self.number)
+            if index in self._logged:
                 return
-            self._seen.add(index)
+            self._logged.add(index)
             line = json.dumps({"source": self.number, "index": index, "error": error})
             with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -110,30 +110,61 @@ class Tolerant:
         return {}
 
     @functools.cached_property
-    def _seen(self) -> set[int]:
+    def _logged(self) -> set[int]:
         return set()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    """A sample that has been opened, or a stand-in; reading it may fail still."""
+
+    source: SkipUnreadable
+    index: int
+    opened: Opened
+    unreadable: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.opened.size
+
+    @property
+    def pairs(self) -> Int32[np.ndarray, "n 5"]:
+        return self.opened.pairs
+
+    def read(self, crop: Crop | None = None) -> Sample:
+        sample = self.source.attempt(self.index, lambda: self.opened.read(crop))
+        if sample is None:
+            return {**_black(crop.shape if crop else self.source.size), "unreadable": np.True_}
+        return {**sample, "unreadable": np.bool_(self.unreadable)}
+
+
+def _black(size: tuple[int, int]) -> Sample:
+    return {
+        "image": np.zeros((*size, 3), np.uint8),
+        "depth": np.zeros(size, np.float32),
+        "mask": np.zeros(size, np.bool_),
+    }
+
+
 def read(log: str | os.PathLike[str]) -> dict[tuple[int, int], str]:
-    """Return what is wrong with each bad sample of a log, by source and index."""
-    bad: dict[tuple[int, int], str] = {}
+    """Return what is wrong with each unreadable sample of a log, by source and index."""
+    found: dict[tuple[int, int], str] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in pathlib.Path(log).read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 values = json.loads(line)
-                bad[values["source"], values["index"]] = values["error"]
-    return bad
+                found[values["source"], values["index"]] = values["error"]
+    return found
 
 
 def too_many(log: str | os.PathLike[str], samples: int, share: float) -> str | None:
-    """Return what to say if more samples are bad than may be; None if training may go on."""
-    bad = read(log)
+    """Return the message if too many samples are unreadable; None if training may go on."""
+    unreadable = read(log)
     limit = min(max(FEW, int(share * samples)), samples - 1) if share else 0
-    if len(bad) <= limit:
+    if len(unreadable) <= limit:
         return None
-    first = "; ".join(list(bad.values())[:3])
+    first = "; ".join(list(unreadable.values())[:3])
     return (
-        f"{len(bad)} of {samples} samples cannot be read, more than {limit}"
-        f" (data.max_unreadable): {first}"
-        f"; all are listed in {log}, which is to be deleted when they are mended"
+        f"{len(unreadable)} of {samples} samples cannot be read, more than {limit}"
+        f" (data.max_unreadable): {first}; all are listed in {log}; delete it when they are repaired"
     )

@@ -123,7 +123,7 @@ def fit(
                 save(state, step)
                 raise
             failpoints.reach("step" if step > start else "compile")
-            bad = int(batch.pop("bad").sum()) if "bad" in batch else 0
+            bad = int(batch.pop("unreadable").sum()) if "unreadable" in batch else 0
             device_batch = put(batch)
             state, metrics = train_step(state, device_batch)
             interrupt.unsaved = step + 1 - saved_step

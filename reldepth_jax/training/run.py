@@ -21,7 +21,7 @@ from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.selection import has_instances
-from reldepth_jax.data.unreadable import Tolerant, too_many
+from reldepth_jax.data.unreadable import SkipUnreadable, too_many
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.heldout import contact_sheet, evaluate
 from reldepth_jax.inference.networks import Model
@@ -98,10 +98,13 @@ def _train(
         return lockstep.follow(config, watched, devices, like, step)
 
 
-def _watched(config: Config, workdir: pathlib.Path, sources: Sequence[Source]) -> list[Tolerant]:
+def _watched(
+    config: Config, workdir: pathlib.Path, sources: Sequence[Source]
+) -> list[SkipUnreadable]:
     log = str(workdir / layout.UNREADABLE)
     return [
-        Tolerant(source, number, log, config.data.crop) for number, source in enumerate(sources)
+        SkipUnreadable(source, number, log, config.data.crop)
+        for number, source in enumerate(sources)
     ]
 
 
@@ -148,7 +151,7 @@ class _Session:
         config: Config,
         workdir: pathlib.Path,
         console: Console,
-        sources: Sequence[Tolerant],
+        sources: Sequence[SkipUnreadable],
         validation: Source,
         devices: Devices,
     ):

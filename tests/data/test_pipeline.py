@@ -11,7 +11,7 @@ from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.pipeline import train_batches
 from reldepth_jax.data.selection import Subset
 from reldepth_jax.data.transforms import TrainTransform, jitter_colors
-from reldepth_jax.data.unreadable import Tolerant
+from reldepth_jax.data.unreadable import SkipUnreadable
 from reldepth_jax.types import Sample
 
 
@@ -174,13 +174,13 @@ class Numbered(Ramps):
 def test_instances_of_one_source_are_beside_the_zeros_of_others_and_of_bad_samples(tmp_path):
     config = make_config(mix=(MixedSource(source=Choice("synthetic"), share=0.5),))
     sources = [
-        Tolerant(Subset(source, 4), number, str(tmp_path / "bad"), (32, 64))
+        SkipUnreadable(Subset(source, 4), number, str(tmp_path / "bad"), (32, 64))
         for number, source in enumerate((Numbered(4, 32, 64), Ramps(4, 32, 64)))
     ]
     found = [
         (int(instances.min()), int(instances.max()), bool(bad))
         for batch in itertools.islice(train_batches(config, sources, start=0), 4)
-        for instances, bad in zip(batch["instances"], batch["bad"], strict=True)
+        for instances, bad in zip(batch["instances"], batch["unreadable"], strict=True)
     ]
     assert sorted(found) == [(0, 0, False)] * 8 + [(0, 0, True)] * 2 + [(5, 5, False)] * 6
     plain = next(iter(train_batches(make_config(), sources[1:], start=0)))

@@ -24,7 +24,7 @@ from reldepth_jax import failpoints
 from reldepth_jax.cli import command
 from reldepth_jax.config import Choice, Config
 from reldepth_jax.data.pipeline import train_batches
-from reldepth_jax.data.unreadable import Tolerant, too_many
+from reldepth_jax.data.unreadable import SkipUnreadable, too_many
 from reldepth_jax.inference import networks
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.run_dir.history import History
@@ -343,7 +343,7 @@ def test_skipped_steps_in_a_row_are_counted_over_interruptions(
 
 
 def batches(workers: int, log: pathlib.Path, steps: int) -> list[dict[str, np.ndarray]]:
-    source = Tolerant(Marked(split="train", size=(32, 64)), 0, str(log), (32, 64))
+    source = SkipUnreadable(Marked(split="train", size=(32, 64)), 0, str(log), (32, 64))
     found = train_batches(config(data__workers=workers), [source], start=0)
     return list(itertools.islice(found, steps))
 
@@ -354,7 +354,7 @@ def test_bad_samples_keep_their_place_and_are_named_once(
 ):
     steps = 18  # three epochs of 23, by 4
     clean = batches(0, tmp_path / "clean.jsonl", steps)
-    assert not any(batch["bad"].any() for batch in clean)
+    assert not any(batch["unreadable"].any() for batch in clean)
     assert not (tmp_path / "clean.jsonl").exists()
     monkeypatch.setenv("MARKED_BAD", "3,8")
     disturbed = batches(workers, tmp_path / "bad.jsonl", steps)
@@ -363,7 +363,7 @@ def test_bad_samples_keep_their_place_and_are_named_once(
         for slot, image in enumerate(one["image"]):
             if what_is_seen(image)[0] in (3, 8):
                 found += 1
-                assert other["bad"][slot]
+                assert other["unreadable"][slot]
                 assert not other["mask"][slot].any()
                 continue
             for name in one:

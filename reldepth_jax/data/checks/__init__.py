@@ -3,7 +3,7 @@
 `Examination` yields `Finding`s; scripts/check_data.py prints them.
 """
 
-from reldepth_jax.data.checks.examination import DATA_SETS, Examination
+from reldepth_jax.data.checks.examination import Examination, data_sets
 from reldepth_jax.data.checks.findings import Finding
 
-__all__ = ["DATA_SETS", "Examination", "Finding"]
+__all__ = ["Examination", "Finding", "data_sets"]

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from reldepth_jax.data.checks.samples import Samples
 from reldepth_jax.data.images import io, pictures
 from reldepth_jax.errors import UserError
-from reldepth_jax.types import Sample
+from reldepth_jax.types import NO_PAIRS, Sample
 
 _SIDE = 320
 _PAIRS = 12
@@ -23,7 +23,8 @@ def draw(rows: Sequence[tuple[Samples, int, str]], root: str) -> UInt8[np.ndarra
     if not rows:
         return None
     captions = [
-        _caption(samples.places(index)["image"], note, root) for samples, index, note in rows
+        _caption(samples.records.places(index)["image"], note, root)
+        for samples, index, note in rows
     ]
     images = [_row(samples, index) for samples, index, _ in rows]
     titles = ["as stored", "depth, or pairs (yellow: nearer)"]
@@ -37,7 +38,7 @@ def _caption(path: str, note: str, root: str) -> str:
 
 def _row(samples: Samples, index: int) -> list[UInt8[np.ndarray, "_h _w 3"]]:
     try:
-        sample = samples.decode(index, samples.records[index])
+        _, sample = samples.read(index)
     except UserError:
         return [_image_alone(samples, index), _nothing()]
     image = _small(sample["image"])
@@ -48,7 +49,7 @@ def _row(samples: Samples, index: int) -> list[UInt8[np.ndarray, "_h _w 3"]]:
 
 
 def _with_pairs(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
-    pairs: Int32[np.ndarray, "n 5"] = sample.get("pairs", np.zeros((0, 5), np.int32))
+    pairs: Int32[np.ndarray, "n 5"] = sample.get("pairs", NO_PAIRS)
     picture = Image.fromarray(_small(sample["image"]))
     pen = ImageDraw.Draw(picture)
     scale = picture.width / sample["image"].shape[1]
@@ -61,7 +62,7 @@ def _with_pairs(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _image_alone(samples: Samples, index: int) -> UInt8[np.ndarray, "h w 3"]:
-    path = samples.places(index)["image"]
+    path = samples.records.places(index)["image"]
     try:
         return _small(io.decode_image(io.read_bytes(path), path))
     except UserError:

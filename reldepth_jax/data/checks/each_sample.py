@@ -1,8 +1,9 @@
-"""Checks of single samples: everything is decoded as training does it, and more is looked at."""
+"""Checks of single samples, which are decoded as training does it."""
 
 import hashlib
 import io as memory
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,12 @@ from reldepth_jax.data.checks.samples import Samples
 from reldepth_jax.data.images import io
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.declaration import DataSet
 from reldepth_jax.data.reading.pair_lists import ListedRecords
 from reldepth_jax.data.reading.records import Record
 from reldepth_jax.metrics.ordinal import PixelPairs, heldout_pairs, relation
 from reldepth_jax.types import Sample
 
-SKY = 255
-"""Of ReDWeb's maps."""
 PAIRS = 200
 """Pairs of each image from which polarity is judged."""
 _SIGMA = 0.02
@@ -30,7 +30,7 @@ _ORIGINAL = "replace it by the original file"
 _EXIF_ORIENTATION = 274
 
 
-class Facts(NamedTuple):
+class Summary(NamedTuple):
     """What the checks over all samples need to know of one."""
 
     digest: bytes
@@ -56,50 +56,51 @@ class Header(NamedTuple):
     """EXIF orientation, 1 for none; from 5 on rows and columns are exchanged for display."""
 
 
-def look(samples: Samples, index: int) -> tuple[list[Finding], Facts | None]:
-    """Return what is wrong with a sample, and what to know of it if it can be used."""
-    places = samples.places(index)
+def examine(samples: Samples, index: int) -> tuple[list[Finding], Summary | None]:
+    """Return what is wrong with a sample, and its summary if it can be used."""
+    places = samples.records.places(index)
     try:
-        record = samples.records[index]
-        sample = samples.decode(index, record)
+        record, sample = samples.read(index)
     except UnreadableFile as complaint:
         return explain(samples, index, complaint), None
     header = _header(record["image"])
-    shapes = {kind: values.shape for kind, values in record["maps"].items()}
-    findings = sizes(samples, places, header, shapes)
+    maps = {name: record["maps"][name] for name in samples.data_set.maps}
+    findings = sizes(samples, places, header, {kind: v.shape for kind, v in maps.items()})
     if header is not None and header.orientation != 1 and not findings:
         message = (
             f"is displayed rotated or mirrored (EXIF orientation {header.orientation}), but labels"
             " are taken to go with the stored pixels; if they do not, rotate the pixels"
         )
         findings.append(warning("exif", places["image"], message))
-    findings += contents(places, record, sample)
-    return findings, _facts(index, record, sample)
+    findings += contents(samples.data_set, places, maps, sample)
+    return findings, _summary(index, samples.data_set, record, sample)
 
 
 def explain(samples: Samples, index: int, complaint: UnreadableFile) -> list[Finding]:
     """Return why a sample cannot be used: all that is wrong with its files, taken one by one."""
-    places, findings = samples.places(index), []
+    places, findings = samples.records.places(index), []
     header, maps = None, {}
     path = places["image"]
-    if samples.own_images:
+    if samples.records.own_images:
         try:
             data = io.read_bytes(path)
             io.decode_image(data, path)
             header = _header(data)
         except UnreadableFile as reason:
             findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
+    read_map = getattr(samples.records, "read_map", None)
     for kind, path in places.items():
-        if kind != "image" and samples.read_map:
+        if kind != "image" and read_map:
             try:
-                maps[kind] = samples.read_map(path)
+                maps[kind] = read_map(path)
             except UnreadableFile as reason:
                 findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
     for kind, values in maps.items():
-        if values.dtype != samples.maps[kind]:
-            message = f"has {values.dtype} values, not {samples.maps[kind]}; {_ORIGINAL}"
+        declared = samples.data_set.maps[kind].dtype
+        if values.dtype != declared:
+            message = f"has {values.dtype} values, not {declared}; {_ORIGINAL}"
             findings.append(error("map type", places[kind], message))
-    shapes = {kind: values.shape for kind, values in maps.items()}
+    shapes = {kind: values.shape for kind, values in maps.items() if values.ndim == 2}
     findings += sizes(samples, places, header, shapes)
     if header is not None and isinstance(samples.records, ListedRecords):
         findings += stated_size(samples.records, index, header)
@@ -123,7 +124,7 @@ def sizes(
             continue
         if header.orientation >= 5 and _fits(shape, header.size[::-1]):
             findings.append(_displayed(places["image"], header, f"its {kind} map"))
-        elif samples.resizes and _fits(shape, header.size):
+        elif samples.data_set.resizes and _fits(shape, header.size):
             message = f"{_size(shape)} pixels, the image has {_size(header.size)}: it is resized"
             remedy = "by nearest neighbour; nothing to do if it was published so"
             findings.append(warning("size", places[kind], f"{message} {remedy}"))
@@ -149,15 +150,20 @@ def stated_size(records: ListedRecords, index: int, header: Header) -> list[Find
     return [error("size", records.paths[index], message)]
 
 
-def contents(places: dict[str, str], record: Record, sample: Sample) -> list[Finding]:
+def contents(
+    data_set: DataSet,
+    places: dict[str, str],
+    maps: Mapping[str, Shaped[np.ndarray, "_h _w"]],
+    sample: Sample,
+) -> list[Finding]:
     """Judge the values of a sample that can be decoded."""
     findings = []
-    maps = record["maps"]
-    if "valid" in maps and not np.isin(maps["valid"], (0, 255)).all():
-        message = f"holds values other than 0 and 255; those above 0 count as valid; {_ORIGINAL}"
-        findings.append(warning("mask", places["valid"], message))
-    if "rd" in maps:
-        findings += sky(maps["rd"], places["rd"])
+    for name, declared in data_set.maps.items():
+        if declared.role == "mask" and not np.isin(maps[name], (0, 255)).all():
+            message = "holds values other than 0 and 255; those above 0 count as valid"
+            findings.append(warning("mask", places[name], f"{message}; {_ORIGINAL}"))
+        if declared.sky is not None:
+            findings += sky(maps[name], declared.sky, places[name])
     if maps and not sample["mask"].any():
         message = f"leaves no valid pixel, the image teaches nothing; {_ORIGINAL}, or remove it"
         findings.append(warning("ground truth", list(places.values())[-1], message))
@@ -167,15 +173,15 @@ def contents(places: dict[str, str], record: Record, sample: Sample) -> list[Fin
     return findings
 
 
-def sky(rd: Shaped[np.ndarray, "h w"], path: str) -> list[Finding]:
-    """Tell whether most of the sky of a map of ReDWeb lies in the lower half."""
-    is_sky = rd == SKY
-    lower = np.count_nonzero(is_sky[len(rd) // 2 :])
+def sky(values: Shaped[np.ndarray, "h w"], marked: int, path: str) -> list[Finding]:
+    """Return a finding if most of the sky of a map lies in the lower half."""
+    is_sky = values == marked
+    lower = np.count_nonzero(is_sky[len(values) // 2 :])
     total = np.count_nonzero(is_sky)
-    if total < _SKY_SHARE * rd.size or 2 * lower <= total:
+    if total < _SKY_SHARE * values.size or 2 * lower <= total:
         return []
     message = (
-        f"{lower / total:.0%} of its sky ({SKY}) lies in the lower half; look at the picture: is"
+        f"{lower / total:.0%} of its sky ({marked}) lies in the lower half; look at the picture: is"
         " the map upside down, or inverted?"
     )
     return [warning("sky", path, message)]
@@ -185,7 +191,7 @@ def _is_constant(values: Shaped[np.ndarray, "n"]) -> bool:
     return bool((values == values[0]).all())
 
 
-def _facts(index: int, record: Record, sample: Sample) -> Facts:
+def _summary(index: int, data_set: DataSet, record: Record, sample: Sample) -> Summary:
     depth, mask = sample["depth"], sample["mask"]
     annotated = sample.get("pairs")
     is_finite = mask & np.isfinite(depth)
@@ -201,13 +207,13 @@ def _facts(index: int, record: Record, sample: Sample) -> Facts:
         related = relation(flat[pairs.first], flat[pairs.second], _SIGMA)
     lower = np.sign(pairs.first // width - pairs.second // width)
     compared = (lower != 0) & (related != 0)
-    raw = record["maps"].get("raw")
-    return Facts(
+    raw = [record["maps"][name] for name, its in data_set.maps.items() if its.role == "raw"]
+    return Summary(
         digest=hashlib.sha256(record["image"]).digest(),
         contradicting=int(np.count_nonzero(compared & (lower == related))),
         compared=int(np.count_nonzero(compared)),
         sky=bool((mask & np.isinf(depth)).any()),
-        unmeasured=math.nan if raw is None else float(np.mean(raw == 0)),
+        unmeasured=float(np.mean(raw[0] == 0)) if raw else math.nan,
         truth=bool(mask.any()) or len(pairs.first) > 0,
     )
 

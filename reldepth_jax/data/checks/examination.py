@@ -9,34 +9,32 @@ from typing import Any
 
 from reldepth_jax.data.checks import contact_sheet, each_sample, lists, whole_set
 from reldepth_jax.data.checks.findings import Finding, error, warning
-from reldepth_jax.data.checks.samples import Samples, archives, in_arrays, in_folders, reader
-from reldepth_jax.data.checks.whole_set import Seen
+from reldepth_jax.data.checks.samples import Samples, archives, in_folders, in_own_format
+from reldepth_jax.data.checks.whole_set import Examined
+from reldepth_jax.data.data_set import DataSetSource, declared
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.declaration import Folders, Lists, OwnFormat
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import Part
 from reldepth_jax.data.selection import fixed_order, held_out
 from reldepth_jax.errors import UserError
-from reldepth_jax.registry import did_you_mean
+from reldepth_jax.registry import SOURCES, did_you_mean
 
-DATA_SETS: dict[str, tuple[str, tuple[Part, ...]]] = {
-    "da2k": ("DA2K", ("test",)),
-    "diw": ("DIW", ("train", "val", "test")),
-    "eth3d": ("ETH3D", ("test",)),
-    "hr_wsi": ("HRWSI", ("train", "val")),
-    "kitti": ("Kitti", ("test",)),
-    "nyu_depth_v2": ("NYUDepthV2", ("train", "test")),
-    "nyu_pairs": ("NYUPairs", ("train", "val", "test")),
-    "redweb": ("ReDWeb", ("train",)),
-    "sintel": ("Sintel", ("test",)),
-    "tum": ("TUM", ("test",)),
-}
-"""Class and parts of every data set that can be examined; the names are those of the readers."""
 _ROWS = 8
 _BATCH = 64
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+
+
+def data_sets() -> list[str]:
+    """Return the names of all sources whose data set can be examined: those read from a folder."""
+    with_root = [name for name, entry in SOURCES.entries.items() if "root" in entry.options]
+    return [
+        name
+        for name in with_root
+        if isinstance(source := SOURCES.get(name), type) and issubclass(source, DataSetSource)
+    ]
 
 
 @dataclasses.dataclass
@@ -49,21 +47,22 @@ class Examination:
     name: str
     root: str
     sample: int = 0
-    """Samples of each part that are looked at, a fixed choice; 0: all."""
+    """Samples of each part that are examined, a fixed choice; 0: all."""
     partial: bool = False
     """Whether fewer images than published, and missing parts, are meant to be so."""
     threads: int = 1
     against: Sequence[tuple[str, str]] = ()
     """Name and folder of data sets with which no image may be shared."""
-    looked_at: int = 0
-    """Samples so far."""
+    num_samples: int = 0
+    """Samples examined so far."""
 
     def __post_init__(self):
         for name, root in [(self.name, self.root), *self.against]:
-            if name not in DATA_SETS:
+            known = data_sets()
+            if name not in known:
                 raise DataError(
                     f"{name!r} is not a data set that can be checked."
-                    f"{did_you_mean(name, DATA_SETS)} Known: {', '.join(DATA_SETS)}"
+                    f"{did_you_mean(name, known)} Known: {', '.join(known)}"
                 )
             if not pathlib.Path(root).is_file():
                 files.require_folder(root, name)
@@ -83,43 +82,44 @@ class Examination:
         if pathlib.Path(self.root).is_file():
             yield error("archive", self.root, "is a file, not a folder; extract it first")
             return
+        data_set = declared(self.name).data_set
         parts = []
         for samples, found in _parts(self.name, self.root, self.partial):
             yield from found
             if samples is not None:
                 parts.append(samples)
                 count = len(samples.records)
-                published = getattr(reader(self.name), "COUNTS", {}).get(samples.part)
-                published = None if self.partial else published
+                published = None if self.partial else data_set.counts.get(samples.part)
                 yield from whole_set.counts(samples.part, count, published, self.root)
         chosen = [
             (samples, int(index))
             for samples in parts
             for index in _chosen(len(samples.records), self.sample)
         ]
-        splits = {samples.part: _splits(self.name, samples, parts) for samples in parts}
-        seen = []
+        splits = {samples.part: _splits(samples, parts) for samples in parts}
+        examined = []
         with ThreadPoolExecutor(self.threads) as pool:
             # In batches: what waits to be yielded stays small, and Ctrl-C is heard.
             for start in range(0, len(chosen), _BATCH):
                 batch = chosen[start : start + _BATCH]
-                looks = pool.map(lambda one: each_sample.look(*one), batch)
-                for (samples, index), (found, facts) in zip(batch, looks, strict=True):
+                results = pool.map(lambda one: each_sample.examine(*one), batch)
+                for (samples, index), (found, summary) in zip(batch, results, strict=True):
                     yield from found
                     self._keep(samples, index, found)
-                    if facts is not None:
+                    if summary is not None:
                         split = splits[samples.part](index)
-                        seen.append(Seen(split, samples.places(index)["image"], facts))
-                self.looked_at = start + len(batch)
+                        place = samples.records.places(index)["image"]
+                        examined.append(Examined(split, place, summary))
+                self.num_samples = start + len(batch)
                 if progress:
-                    progress(self.looked_at, len(chosen))
-        yield from whole_set.duplicates(seen)
-        yield from whole_set.polarity(self.name, seen, self.root)
-        yield from whole_set.sky(self.name, seen, self.root)
-        yield from whole_set.raw(seen, self.root)
-        yield from whole_set.ground_truth(seen, self.root)
+                    progress(self.num_samples, len(chosen))
+        yield from whole_set.duplicates(examined)
+        yield from whole_set.polarity(data_set.polarity, examined, self.root)
+        yield from whole_set.sky(data_set, examined, self.root)
+        yield from whole_set.raw(examined, self.root)
+        yield from whole_set.ground_truth(examined, self.root)
         for name, root in self.against:
-            yield from whole_set.overlap(seen, _digests(name, root, self.threads))
+            yield from whole_set.overlap(examined, _digests(name, root, self.threads))
 
     def contact_sheet(self) -> Any:
         """Return samples with findings, then others, as a picture (h w 3, uint8); None for none."""
@@ -133,25 +133,24 @@ class Examination:
 
 def _parts(name: str, root: str, partial: bool) -> Iterator[tuple[Samples | None, list[Finding]]]:
     """Yield the samples of every part, and what is wrong with their files."""
-    kind_name, parts = DATA_SETS[name]
-    kind = getattr(reader(name), kind_name)
+    source = declared(name)
+    parts, layout = source.data_set.parts, source.data_set.layout
     missing = []
-    for part in parts:
-        if name == "da2k":
-            yield lists.in_annotations(root)
-        elif name in ("nyu_depth_v2", "tum"):
-            yield in_arrays(name, kind, root, part)
-        elif name in ("diw", "nyu_pairs"):
-            samples, found = lists.in_lists(name, kind, root, part)
-            if samples is None and not found:
-                missing.append(part)
-            yield samples, found
-        elif name == "hr_wsi" and partial and part == "val" and not _hr_wsi_val(root):
-            continue
-        else:
-            yield in_folders(name, kind, root, part)
+    for number, part in enumerate(parts):
+        match layout:
+            case Folders():
+                left_out = number and layout.part_folders and partial
+                if not (left_out and not layout.base(pathlib.Path(root), part).is_dir()):
+                    yield in_folders(source, layout, root, part)
+            case Lists():
+                samples, found = lists.in_lists(source, layout, root, part)
+                if samples is None and not found:
+                    missing.append(part)
+                yield samples, found
+            case OwnFormat():
+                yield in_own_format(source, layout, root, part)
     # Validation images are held out where no list has them.
-    lacking = [part for part in missing if not (name == "diw" and part == "val")]
+    lacking = [part for part in missing if not (part == "val" and hasattr(source, "validation"))]
     if len(missing) == len(parts):
         message = "there is no list of any part; give the folder that holds the extracted archives"
         yield None, [error("list", root, message), *archives(pathlib.Path(root))]
@@ -167,19 +166,14 @@ def _parts(name: str, root: str, partial: bool) -> Iterator[tuple[Samples | None
         )
 
 
-def _hr_wsi_val(root: str) -> bool:
-    folder = pathlib.Path(root)
-    return (folder / "val").is_dir() or (folder / "HR-WSI" / "val").is_dir()
-
-
 def _chosen(count: int, sample: int) -> list[int]:
     order = fixed_order(count)[: sample or count]
     return sorted(order.tolist())
 
 
-def _splits(name: str, samples: Samples, parts: list[Samples]) -> Callable[[int], str]:
-    """Return what tells whether a sample trains, validates or tests."""
-    validation = getattr(getattr(reader(name), DATA_SETS[name][0]), "validation", 0)
+def _splits(samples: Samples, parts: list[Samples]) -> Callable[[int], str]:
+    """Return the function that gives the split of a sample: it trains, validates or tests."""
+    validation = getattr(samples.source, "validation", 0)
     has_val = any(other.part == "val" for other in parts)
     if samples.part != "train" or has_val or len(samples.records) <= validation:
         return lambda index: samples.part
@@ -192,9 +186,9 @@ def _digests(name: str, root: str, threads: int) -> dict[bytes, str]:
 
     def digest(one: tuple[Samples, int]) -> tuple[bytes, str]:
         samples, index = one
-        path = samples.places(index)["image"]
+        path = samples.records.places(index)["image"]
         try:
-            if samples.own_images:
+            if samples.records.own_images:
                 data = io.read_bytes(path)
             else:
                 data = samples.records[index]["image"]

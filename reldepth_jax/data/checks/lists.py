@@ -1,13 +1,14 @@
 """Data sets whose pairs stand in lists: every defective line, and how coordinates are meant."""
 
-import os
 import pathlib
 
 import numpy as np
 
 from reldepth_jax.data.checks.findings import Finding, error, from_reader, warning
-from reldepth_jax.data.checks.samples import Samples, archives, bare_source, reader
+from reldepth_jax.data.checks.samples import Samples, archives
+from reldepth_jax.data.data_set import DataSetSource
 from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.declaration import Lists
 from reldepth_jax.data.reading.pair_lists import ListedRecords, PairList
 from reldepth_jax.data.reading.records import Part
 from reldepth_jax.errors import UserError
@@ -16,14 +17,16 @@ _BALANCE = 0.1
 """How far the share of `>` may be from one half (DIW: the order of the points is random)."""
 
 
-def in_lists(name: str, kind: type, root: str, part: Part) -> tuple[Samples | None, list[Finding]]:
+def in_lists(
+    source: type[DataSetSource], layout: Lists, root: str, part: Part
+) -> tuple[Samples | None, list[Finding]]:
     """Return the samples of one part, None without its list, and what is wrong with the list."""
-    module, folder = reader(name), files.require_folder(root, name)
-    listing, base = module.find_list(folder, part)
+    folder = files.require_folder(root, source.data_set.name)
+    listing, base = layout.find(folder, part)
     if listing is None:
         return None, []
     try:
-        found = module.read_list(listing, part)
+        found = layout.read_list(listing, part)
     except UserError as complaint:
         return None, [from_reader("list", listing, complaint, "correct it, or download it again")]
     findings = [
@@ -35,36 +38,9 @@ def in_lists(name: str, kind: type, root: str, part: Part) -> tuple[Samples | No
     if records is None:
         return None, findings + archives(folder)
     findings += readings(found, records)
-    if name == "diw":
+    if layout.random_order:
         findings += balance(listing, records)
-    return _samples(name, kind, root, part, records), findings
-
-
-def in_annotations(root: str) -> tuple[Samples | None, list[Finding]]:
-    """Return the samples of DA-2K, and what is wrong with its annotations."""
-    folder = files.require_folder(root, "da2k")
-    inner = folder / "DA-2K" if (folder / "DA-2K").is_dir() else folder
-    listing = os.fspath(inner / "annotations.json")
-    try:
-        records = reader("da2k").read(root)
-    except UserError as complaint:
-        remedy = "extract DA-2K.zip again, or download it again"
-        return None, [from_reader("list", listing, complaint, remedy), *archives(folder)]
-    return _samples("da2k", reader("da2k").DA2K, root, "test", records), []
-
-
-def _samples(name: str, kind: type, root: str, part: Part, records: ListedRecords) -> Samples:
-    # Depth files are there to be tested on.
-    options = {"depth": part == "test"} if name == "nyu_pairs" else {}
-    source = bare_source(kind, part, root, records, **options)
-    return Samples(
-        part,
-        records,
-        decode=lambda index, record: (
-            source.decode(record) if hasattr(source, "decode") else source[index]
-        ),
-        places=lambda index: {"image": records.paths[index]},
-    )
+    return Samples.of(source, part, root, records), findings
 
 
 def _records(
@@ -86,7 +62,7 @@ def _records(
 
 
 def readings(found: PairList, records: ListedRecords) -> list[Finding]:
-    """Tell whether the list as a whole fits another reading of its coordinates better.
+    """Return whether the list as a whole fits another reading of its coordinates better.
 
     It does if that makes at least two lines valid, and ten times as many as it makes invalid.
     """
@@ -114,12 +90,12 @@ def readings(found: PairList, records: ListedRecords) -> list[Finding]:
 
 
 def balance(listing: str, records: ListedRecords) -> list[Finding]:
-    """Tell whether one relation is far more frequent than the other."""
+    """Return whether one relation is far more frequent than the other."""
     count, share = len(records.pairs), float(np.mean(records.pairs[:, 4] > 0))
     if abs(share - 0.5) <= max(_BALANCE, 2 / count**0.5):
         return []
     message = (
-        f"'>' is the relation of {share:.0%} of {count} pairs, where about half is usual: whoever"
-        " always says the same would be right; take the original list"
+        f"'>' is the relation of {share:.0%} of {count} pairs, where about half is usual: always"
+        " giving the same answer would be right; take the original list"
     )
     return [warning("balance", listing, message)]

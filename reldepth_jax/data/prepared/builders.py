@@ -1,4 +1,4 @@
-"""TFDS builders of the data sets that are read from a folder: array_record, no TensorFlow.
+"""TFDS builders of declared data sets: array_record, no TensorFlow.
 
 `ShardBasedBuilder` rather than `GeneratorBasedBuilder`: the latter's writer sorts by key in memory
 and, above a gigabyte, in temporary files that it opens with TensorFlow. This one writes shard after
@@ -6,15 +6,16 @@ shard in the order of the records, and lets every shard be written by another Ap
 
 `scripts/prepare_data.py` prepares with worker processes and checks more; without it:
 
-    DIW(data_dir="prepared", file_format="array_record").download_and_prepare(
+    builder("diw")(data_dir="prepared", file_format="array_record").download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir="DIW", beam_runner=…))
 """
 
 import functools
-import importlib
 import itertools
 import math
 import os
+import sys
+import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,42 +23,59 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from reldepth_jax.data.data_set import declared
 from reldepth_jax.data.prepared import shards
-from reldepth_jax.data.reading.records import Part, Record, Records
+from reldepth_jax.data.reading.declaration import DataSet
+from reldepth_jax.data.reading.records import PARTS, Part, Record, Records
 
 SHARD_BYTES = 64 << 20
-"""About as large becomes a shard."""
+"""About the size of a shard."""
 SAMPLES = 32
-"""So many records are read to estimate the size of all."""
+"""Records that are read to estimate the size of all."""
 
 Write = Callable[[Part, Records, list[tuple[range, str]]], list[bytes]]
 """Writes the shards of a part (which records, path); returns the digests of all its records."""
 
 
-# Registered with tfds they could clash with builders of its own (it has another nyu_depth_v2).
+def builder(data_set: str) -> type["RecordsBuilder"]:
+    """Return the builder of a data set, given by the name of its source."""
+    source = declared(data_set)
+    return types.new_class(
+        source.__name__,
+        (RecordsBuilder,),
+        # Registered with tfds it could clash with one of its own (it has another nyu_depth_v2).
+        {"skip_registration": True},
+        lambda body: body.update(
+            __module__=__name__,
+            name=data_set,
+            data_set=source.data_set,
+            description=sys.modules[source.__module__].__doc__ or "",
+        ),
+    )
+
+
 class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """What the builders share; `name` is that of the module that reads the folder."""
+    """What the builders share."""
+
+    data_set: DataSet
+    description: str
 
     VERSION = tfds.core.Version(shards.VERSION)
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The extracted folder, as the data set's reader describes it."
 
     parts: Mapping[Part, Records | None] | None = None
-    """What to write, None for a part that the folder lacks; as a whole None: all there is."""
+    """What to write, None for a part that the folder lacks. By default all there is."""
     write: Write | None = None
-    """Where given, it reads and writes; else, tfds or Beam does."""
+    """Reads and writes. By default tfds or Beam does."""
     shard_bytes = SHARD_BYTES
-
-    @classmethod
-    def reader(cls) -> Any:
-        """Return what reads the folder: COUNTS, MAPS, `read_part` and a docstring."""
-        return importlib.import_module(f"reldepth_jax.data.sources.{cls.name}")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self.reader().__doc__ or "",
-            features=shards.features(self.reader().MAPS),
-            metadata=tfds.core.MetadataDict(published=self.reader().COUNTS),
+            description=self.description,
+            license=self.data_set.licence or None,
+            features=shards.features(self.data_set.dtypes),
+            metadata=tfds.core.MetadataDict(published=dict(self.data_set.counts)),
             disable_shuffling=True,
         )
 
@@ -65,7 +83,7 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         root = os.fspath(dl_manager.manual_dir)
         return {
             part: [
-                functools.partial(_examples, type(self), root, part, chosen)
+                functools.partial(_examples, self.name, root, part, chosen)
                 for chosen in self.ranges(part, records)
             ]
             for part, records in self._parts(dl_manager).items()
@@ -145,7 +163,7 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _parts(self, dl_manager: Any) -> Mapping[Part, Records | None]:
         if self.parts is None:
             root = os.fspath(dl_manager.manual_dir)
-            self.parts = {part: self.reader().read_part(root, part) for part in shards.PARTS}
+            self.parts = {part: self.data_set.read(root, part) for part in PARTS}
         return self.parts
 
 
@@ -158,48 +176,13 @@ def _stored_bytes(record: Record) -> int:
 # Every worker of Beam reads the lists for itself, once: they would be too large to send along with
 # each of hundreds of shards.
 @functools.lru_cache(maxsize=1)
-def _read(builder: type[RecordsBuilder], root: str, part: Part) -> Records:
-    return builder.reader().read_part(root, part)
+def _read(data_set: str, root: str, part: Part) -> Records:
+    return declared(data_set).data_set.read(root, part)
 
 
 def _examples(
-    builder: type[RecordsBuilder], root: str, part: Part, chosen: range
+    data_set: str, root: str, part: Part, chosen: range
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    records = _read(builder, root, part)
+    records = _read(data_set, root, part)
     for index in chosen:
         yield index, shards.to_example(records[index])
-
-
-class ReDWeb(RecordsBuilder, skip_registration=True):
-    """ReDWeb V1."""
-
-    name = "redweb"
-
-
-class HRWSI(RecordsBuilder, skip_registration=True):
-    """HR-WSI."""
-
-    name = "hr_wsi"
-
-
-class DIW(RecordsBuilder, skip_registration=True):
-    """Depth in the Wild."""
-
-    name = "diw"
-
-
-class NYUDepthV2(RecordsBuilder, skip_registration=True):
-    """NYU Depth V2, the labeled images."""
-
-    name = "nyu_depth_v2"
-
-
-class VizDoom(RecordsBuilder, skip_registration=True):
-    """Frames of Freedoom, rendered when the shards are written."""
-
-    name = "vizdoom"
-
-
-BUILDERS: dict[str, type[RecordsBuilder]] = {
-    builder.name: builder for builder in (ReDWeb, HRWSI, DIW, NYUDepthV2, VizDoom)
-}

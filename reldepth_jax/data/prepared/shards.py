@@ -28,7 +28,6 @@ VERSION = "1.0.0"
 """Of what an example holds; shards with another first number are not read."""
 FILE_FORMAT = "array_record"
 METADATA = "metadata.json"
-PARTS: tuple[Part, ...] = ("train", "val", "test")
 # A group of one record: random access reads no others. Zstandard is unpacked in a third of the time
 # that zlib takes, and takes about as much space.
 _WRITING = "group_size:1,zstd:3"

@@ -11,7 +11,7 @@ from reldepth_jax.data.images import geometry, io
 from reldepth_jax.errors import UserError
 
 _ASPECT_TOLERANCE = 0.02
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 class DataError(UserError):
@@ -23,7 +23,7 @@ def require_folder(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     folder = pathlib.Path(path)
     if not os.fspath(path):
         raise DataError(f"{what}: root is not set; give the folder of the data set")
-    if folder.is_file() and folder.suffix.lower() in _ARCHIVES:
+    if folder.is_file() and folder.suffix.lower() in ARCHIVES:
         raise DataError(f"{what}: {io.printable(folder)} is an archive; extract it first")
     if not folder.is_dir():
         raise DataError(f"{what}: {io.printable(folder)} is no folder")

@@ -12,17 +12,16 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int32, Int64
 from PIL import Image
 
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.records import Record, relative_name
-from reldepth_jax.types import Sample
 
 FEW = 10
 """Defective lines that are left out of any list; of a long one, 1 %."""
@@ -43,12 +42,14 @@ class Rejected(NamedTuple):
 class ListedRecords:
     """Images with annotated pairs; picklable, and compact where there are many."""
 
+    own_images: ClassVar[bool] = True
+
     root: str
     """The names of records are relative to this folder."""
     paths: tuple[str, ...]
     """Where the images are."""
     pairs: Int32[np.ndarray, "pairs 5"]
-    """Those of all images, in their order, as in `conventions.Sample`."""
+    """Those of all images, in their order, as in `types.Sample`."""
     stops: Int64[np.ndarray, "images"]
     """Where the pairs of each image end in `pairs`."""
     sizes: Int32[np.ndarray, "images 2"] | None = None
@@ -75,6 +76,10 @@ class ListedRecords:
             "maps": {},
             "pairs": self.pairs[start : self.stops[index]].copy(),
         }
+
+    def places(self, index: int) -> dict[str, str]:
+        """Return the path of the image."""
+        return {"image": self.paths[index]}
 
 
 class PairList:
@@ -246,17 +251,6 @@ def check_size(data: bytes, path: str, size: tuple[int, int]) -> None:
         )
 
 
-def annotated(
-    image: UInt8[np.ndarray, "h w 3"], pairs: Int32[np.ndarray, "n 5"], path: str
-) -> Sample:
-    """Return a sample that has annotated pairs only; UnreadableFile if one lies outside the image.
-
-    `path` stands in the message.
-    """
-    require_inside(image.shape[:2], pairs, path)
-    return only_pairs(image, pairs)
-
-
 def require_inside(size: tuple[int, int], pairs: Int32[np.ndarray, "n 5"], path: str) -> None:
     """Raise UnreadableFile if a point lies outside an image of this (height, width)."""
     height, width = size
@@ -269,16 +263,6 @@ def require_inside(size: tuple[int, int], pairs: Int32[np.ndarray, "n 5"], path:
             f"has {height} rows and {width} columns, but annotations (counted from 0) at"
             f" ({row}, {column}) and ({other_row}, {other_column})",
         )
-
-
-def only_pairs(image: UInt8[np.ndarray, "h w 3"], pairs: Int32[np.ndarray, "n 5"]) -> Sample:
-    """Return a sample without depth."""
-    return {
-        "image": image,
-        "depth": np.zeros(image.shape[:2], np.float32),
-        "mask": np.zeros(image.shape[:2], np.bool_),
-        "pairs": pairs,
-    }
 
 
 def _within(points: Sequence[int], height: int, width: int, *, first: int) -> bool:

@@ -1,6 +1,6 @@
 """What a data set stores of one sample, before it is interpreted.
 
-A reader gives records from the original folder; prepared shards (`data.shards`) hold the same
+A reader gives records from the original folder; prepared shards (`data.prepared`) hold the same
 records. How a record becomes a `Sample` is decided afterwards, by the options of the source, so
 that both ways give identical samples and shards need not be made again for another option.
 """
@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
@@ -17,10 +17,11 @@ from jaxtyping import Int32, Int64, Shaped
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.selection import held_out, not_held_out
-from reldepth_jax.types import Split
+from reldepth_jax.types import NO_PAIRS, Split
 
 Part = Literal["train", "val", "test"]
 """A part of a data set as its authors split it."""
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 class Record(TypedDict):
@@ -33,7 +34,7 @@ class Record(TypedDict):
     maps: dict[str, Shaped[np.ndarray, "_h _w"]]
     """Maps by name, with the values and the type of the file."""
     pairs: Int32[np.ndarray, "n 5"]
-    """Annotated pairs as in `conventions.Sample`; none: shape (0, 5)."""
+    """Annotated pairs as in `types.Sample`; none: shape (0, 5)."""
 
 
 @runtime_checkable
@@ -49,12 +50,22 @@ class Records(Protocol):
         ...
 
 
-NO_PAIRS = np.zeros((0, 5), np.int32)
+class StoredRecords(Records, Protocol):
+    """Records of a data set's folder."""
+
+    own_images: ClassVar[bool]
+    """Whether each image is a file of its own."""
+
+    def places(self, index: int) -> dict[str, str]:
+        """Return the path of the "image" and of each map; `#number` follows in a file of many."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
     """Records whose image and maps are files, one each."""
+
+    own_images: ClassVar[bool] = True
 
     root: str
     images: tuple[str, ...]
@@ -72,9 +83,18 @@ class FileRecords:
         return {
             "name": relative_name(path, self.root),
             "image": io.read_bytes(path),
-            "maps": {name: io.read_values(paths[index]) for name, paths in self.maps.items()},
+            "maps": {name: self.read_map(paths[index]) for name, paths in self.maps.items()},
             "pairs": NO_PAIRS,
         }
+
+    def read_map(self, path: str) -> Shaped[np.ndarray, "..."]:
+        """Read a map, with the values and the type of its file."""
+        return io.read_values(path)
+
+    def places(self, index: int) -> dict[str, str]:
+        """Return the paths of the image and of each map."""
+        maps = {name: paths[index] for name, paths in self.maps.items()}
+        return {"image": self.images[index], **maps}
 
 
 def relative_name(path: str, root: str | pathlib.Path) -> str:
@@ -86,7 +106,8 @@ def relative_name(path: str, root: str | pathlib.Path) -> str:
 class Selected:
     """The records of one split: all of a part, or some of it."""
 
-    records: Records
+    records: Any
+    """`Records` of a part."""
     positions: Int64[np.ndarray, "n"]
 
     def __len__(self) -> int:
@@ -109,22 +130,18 @@ def select(
       read_part: gives the records of a part, None if the data set comes without it.
       validation: how many of the training records validate where there is no part for that; which
         ones is a fixed choice (`selection.held_out`). Of an excerpt that has no more than these, a
-        tenth, at least one.
+        tenth, at least one. 0: none.
 
     Raises DataError if the split is empty or the data set has no such split.
     """
-
-    def spared(count: int) -> int:
-        return validation if validation < count else max(1, count // 10)
-
     records = read_part(split)
     positions = np.arange(len(records) if records is not None else 0)
-    if split == "train" and records is not None and read_part("val") is None:
-        positions = not_held_out(len(records), spared(len(records)))
-    elif split == "val" and records is None:
+    if split == "val" and records is None:
         records = read_part("train")
         if records is not None:
-            positions = held_out(len(records), spared(len(records)))
+            positions = held_out(len(records), _spared(len(records), validation))
+    elif split == "train" and records is not None and validation and read_part("val") is None:
+        positions = not_held_out(len(records), _spared(len(records), validation))
     if records is None:
         raise DataError(f"{data_set} has no {split} split here")
     if not len(positions):
@@ -135,16 +152,5 @@ def select(
     return Selected(records, positions)
 
 
-def open_part(
-    data_set: str,
-    prepared: str,
-    root: str,
-    read_part: Callable[[str, Part], Records | None],
-) -> Callable[[Part], Records | None]:
-    """Return what reads a part: prepared shards where they are given, the original folder else."""
-    if not prepared:
-        return lambda part: read_part(root, part)
-    # Only now: TFDS is an extra, and takes time to import.
-    from reldepth_jax.data.prepared import shards
-
-    return lambda part: shards.read_part(data_set, prepared, part)
+def _spared(count: int, validation: int) -> int:
+    return validation if validation < count else max(1, count // 10)

@@ -9,7 +9,6 @@ not, and is assumed here.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -18,15 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from reldepth_jax.data.data_set import DataSetSource
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files, pair_lists
+from reldepth_jax.data.reading.declaration import DataSet, OwnFormat
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.pair_lists import ListedRecords
+from reldepth_jax.data.reading.records import Part, relative_name
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import Split
 
 
-def read(root: str) -> ListedRecords:
+def _read(root: str, part: Part) -> ListedRecords:
     """Return the records of the folder, named as in the annotations; DataError: what is wrong."""
     folder = files.require_folder(root, "da2k")
     if (folder / "DA-2K").is_dir():
@@ -62,8 +64,8 @@ def _parse(folder: pathlib.Path, listing: pathlib.Path) -> ListedRecords:
                 raise ValueError(
                     f"{pair_lists.quoted(written)}, annotation {place}: {reason}"
                 ) from None
-            # As published the first point is always the nearer one, and who always says so would
-            # be right every time.
+            # As published the first point is always the nearer one: always saying so would be right
+            # every time.
             if len(rows) % 2:
                 first, second, relation = second, first, -relation
             rows.append((*first, *second, relation))
@@ -113,12 +115,21 @@ def _point(annotation: dict[str, Any], name: str) -> tuple[int, int]:
 
 @SOURCES.register("da2k")
 @dataclasses.dataclass(frozen=True)
-class DA2K:
+class DA2K(DataSetSource):
     """DA-2K from its folder: annotated pairs, no depth; a test split only.
 
     The two points of every second pair are exchanged: in the publication the nearer one always
     comes first.
     """
+
+    data_set = DataSet(
+        name="da2k",
+        parts=("test",),
+        counts={},
+        layout=OwnFormat(_read, check="list"),
+        pairs=True,
+        polarity="closer_point must be the nearer one, and rows come before columns",
+    )
 
     split: Split
     size: tuple[int, int]
@@ -126,30 +137,13 @@ class DA2K:
     root: str = ""
     """The extracted folder."""
 
-    def __post_init__(self):
-        if self.split != "test":
-            raise DataError(f"da2k has a test split only, no {self.split} split")
-        len(self)
-
     @property
     def pairs_per_image(self) -> int:
         """The most that an image has."""
-        return int(np.diff(self._records.stops, prepend=0).max())
+        return int(np.diff(self._records.records.stops, prepend=0).max())
 
     def scene(self, index: int) -> str:
         """Return the kind of scene: "indoor", "outdoor", "non_real", …, from the image's path."""
-        name = pathlib.PurePath(os.path.relpath(self._records.paths[index], self._records.root))
+        records = self._records.records
+        name = pathlib.PurePath(relative_name(records.paths[index], records.root))
         return name.parts[1] if len(name.parts) > 2 else ""
-
-    def __len__(self) -> int:
-        """Return how many images there are."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if its image is damaged or an annotation outside."""
-        record, path = self._records[index], self._records.paths[index]
-        return pair_lists.annotated(io.decode_image(record["image"], path), record["pairs"], path)
-
-    @functools.cached_property
-    def _records(self) -> ListedRecords:
-        return read(self.root)

@@ -12,40 +12,19 @@ path, the number of pairs being the last.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 
-import numpy as np
-
-from reldepth_jax.data.cropping import ChooseCrop, whole
+from reldepth_jax.data.data_set import DataSetSource
 from reldepth_jax.data.images import io
-from reldepth_jax.data.images.photograph import Photograph
-from reldepth_jax.data.reading import files, pair_lists
-from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.pair_lists import ListedRecords, PairList, Rejected
-from reldepth_jax.data.reading.records import Part, Record, Selected, open_part, select
+from reldepth_jax.data.reading import pair_lists
+from reldepth_jax.data.reading.declaration import DataSet, Lists
+from reldepth_jax.data.reading.pair_lists import PairList
+from reldepth_jax.data.reading.records import Part
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import Split
 
-COUNTS: dict[Part, int] = {"test": 74_441}
-"""Images of each part as published; of training and validation only the sum is, roughly."""
-MAPS: dict[str, np.dtype] = {}
-
-_PARTS: tuple[Part, ...] = ("train", "val", "test")
 _FOLDERS = ("", "DIW_Annotations", "DIW_Annotations_splitted")
-
-
-def read_part(root: str, part: Part) -> ListedRecords | None:
-    """Return the records of the folder; "train" holds the validation images if no list has them."""
-    folder = files.require_folder(root, "diw")
-    if not any(find_list(folder, other)[0] for other in _PARTS):
-        raise DataError(
-            f"diw: {io.printable(folder)} holds none of DIW_test.csv, DIW_train.csv and"
-            " DIW_train_val.csv; give the folder in which the archives were extracted"
-        )
-    listing, base = find_list(folder, part)
-    return None if listing is None else read_list(listing, part).records(folder, base)
 
 
 def find_list(folder: pathlib.Path, part: Part) -> tuple[str | None, pathlib.Path]:
@@ -115,12 +94,29 @@ def _names_an_image(field: str) -> bool:
 
 @SOURCES.register("diw")
 @dataclasses.dataclass(frozen=True)
-class DIW:
+class DIW(DataSetSource):
     """DIW from its folder, or from prepared shards: one annotated pair an image, no depth.
 
     Lines of a list that are defective are left out, see `rejected`; more than 1 % of them (at least
     10) are refused when the source is made.
     """
+
+    data_set = DataSet(
+        name="diw",
+        parts=("train", "val", "test"),
+        # Of training and validation only the sum is published, roughly.
+        counts={"test": 74_441},
+        layout=Lists(
+            find_list,
+            read_list,
+            names="DIW_test.csv, DIW_train.csv and DIW_train_val.csv",
+            random_order=True,
+        ),
+        pairs=True,
+        licence="research use",
+        polarity="'>' must mean that the first point is farther, and rows come before columns",
+    )
+    pairs_per_image = 1
 
     split: Split
     size: tuple[int, int]
@@ -132,42 +128,3 @@ class DIW:
     validation: int = 1410
     """Images held out for validation where no list has them (Xian et al. (2018) take as many; which
     ones is not published)."""
-
-    def __post_init__(self):
-        len(self)
-
-    @property
-    def pairs_per_image(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def rejected(self) -> tuple[Rejected, ...]:
-        """Lines of the list that were left out; none of prepared shards."""
-        records = self._records.records
-        return records.rejected if isinstance(records, ListedRecords) else ()
-
-    def __len__(self) -> int:
-        """Return how many samples the split has."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if the image is damaged or not of the stated size."""
-        return self.decode(self._records[index])
-
-    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
-        """Read a part of one sample."""
-        return self.decode(self._records[index], choose)
-
-    def decode(self, record: Record, choose: ChooseCrop = whole) -> Sample:
-        """Interpret one record."""
-        path = os.path.join(self.root or self.prepared, record["name"])
-        photograph, pairs = Photograph(record["image"], path), record["pairs"]
-        pair_lists.require_inside(photograph.size, pairs, path)
-        crop = choose(*photograph.size, pairs)
-        return pair_lists.only_pairs(crop.image(photograph), crop.pairs(pairs))
-
-    @functools.cached_property
-    def _records(self) -> Selected:
-        read = open_part("diw", self.prepared, self.root, read_part)
-        return select("diw", self.split, read, validation=self.validation)

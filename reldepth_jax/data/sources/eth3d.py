@@ -9,89 +9,80 @@ is not measured.
 """
 
 import dataclasses
-import functools
 import io as memory
-import os
+import re
 
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image
 
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
-from reldepth_jax.data.reading import files
-from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import (
-    NO_PAIRS,
-    Part,
-    Record,
-    Selected,
-    relative_name,
-    select,
-)
+from reldepth_jax.data.reading.declaration import DataSet, Files, Folders, Map
+from reldepth_jax.data.reading.records import FileRecords, Record
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
-
-COUNTS: dict[Part, int] = {"test": 454}
-"""Images of each part as published."""
-MAPS = {"depth": np.dtype(np.float32)}
+from reldepth_jax.types import Split
 
 
-@dataclasses.dataclass(frozen=True)
-class RawRecords:
+def _key(path: str, kind: str) -> str | None:
+    """Return SCENE/NAME of a path SCENE/KIND/dslr_images/NAME; None for another path."""
+    found = re.fullmatch(rf"([^/]+)/{kind}/dslr_images/(.+)", path)
+    return "/".join(found.groups()) if found else None
+
+
+class ETH3DRecords(FileRecords):
     """Photographs, and maps whose size only the photographs tell."""
-
-    root: str
-    images: tuple[str, ...]
-    depths: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Return how many images there are."""
-        return len(self.images)
 
     def __getitem__(self, index: int) -> Record:
         """Read the files of one sample; UnreadableFile if one is damaged or they do not fit."""
-        path, depth_path = self.images[index], self.depths[index]
-        image, values = io.read_bytes(path), io.read_bytes(depth_path)
+        record, paths = super().__getitem__(index), self.places(index)
         try:
             # The header alone: these images have 24 million pixels.
-            with Image.open(memory.BytesIO(image)) as header:
+            with Image.open(memory.BytesIO(record["image"])) as header:
                 width, height = header.size
         except Exception as error:
-            raise io.UnreadableFile(path, "is not an image that can be read") from error
-        if len(values) != 4 * width * height:
+            raise io.UnreadableFile(paths["image"], "is not an image that can be read") from error
+        values = record["maps"]["depth"]
+        if values.size != width * height:
             raise io.UnreadableFile(
-                depth_path,
-                f"has {len(values)} bytes; float32 for {width}x{height} pixels takes"
+                paths["depth"],
+                f"has {4 * values.size} bytes; float32 for {width}x{height} pixels takes"
                 f" {4 * width * height}",
             )
-        depth = np.frombuffer(values, "<f4").reshape(height, width).astype(np.float32)
-        name = relative_name(path, self.root)
-        return {"name": name, "image": image, "maps": {"depth": depth}, "pairs": NO_PAIRS}
+        return {**record, "maps": {"depth": values.reshape(height, width)}}
 
-
-def read_part(root: str, part: Part) -> RawRecords | None:
-    """Return the records of all scenes of the folder; all of them are the part "test"."""
-    if part != "test":
-        return None
-    folder = files.require_folder(root, "eth3d")
-    found: dict[str, dict[str, str]] = {"images": {}, "depth maps": {}}
-    for scene in folder.iterdir():
-        for kind, inside in zip(found, ("images", "ground_truth_depth"), strict=True):
-            below = files.find(scene / inside / "dslr_images", {".jpg"})
-            found[kind] |= {f"{scene.name}/{name}": path for name, path in below.items()}
-    if not any(found.values()):
-        raise DataError(f"eth3d: there is no SCENE/images/dslr_images below {io.printable(folder)}")
-    names = files.common_names(folder, found)
-    images, depths = (tuple(paths[name] for name in names) for paths in found.values())
-    return RawRecords(os.fspath(folder), images, depths)
+    def read_map(self, path: str) -> Float32[np.ndarray, "n"]:
+        """Read the values of a map, without their shape."""
+        values = io.read_bytes(path)
+        if len(values) % 4:
+            raise io.UnreadableFile(path, f"has {len(values)} bytes, which are no float32 values")
+        return np.frombuffer(values, "<f4").astype(np.float32)
 
 
 @SOURCES.register("eth3d")
 @dataclasses.dataclass(frozen=True)
-class ETH3D:
+class ETH3D(DataSetSource):
     """ETH3D from its folder; depth in metres, a mask for the pixels that were measured.
 
     Far depth is not capped: that is up to the protocol of an evaluation.
     """
+
+    data_set = DataSet(
+        name="eth3d",
+        parts=("test",),
+        counts={"test": 454},
+        layout=Folders(
+            {
+                "image": Files(("",), {".jpg"}, "images", lambda path: _key(path, "images")),
+                "depth": Files(
+                    ("",), {".jpg"}, "depth maps", lambda path: _key(path, "ground_truth_depth")
+                ),
+            },
+            records=ETH3DRecords,
+        ),
+        maps={"depth": Map(np.dtype(np.float32))},
+    )
 
     split: Split
     size: tuple[int, int]
@@ -99,32 +90,9 @@ class ETH3D:
     root: str = ""
     """The folder that holds the scenes."""
 
-    def __post_init__(self):
-        if self.split != "test":
-            raise DataError(f"eth3d has no {self.split} split; it is for testing only")
-        len(self)
-
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
-
-    def __len__(self) -> int:
-        """Return how many samples there are."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if its files are damaged or do not fit."""
-        return self.decode(self._records[index])
-
-    def decode(self, record: Record) -> Sample:
-        """Interpret one record."""
-        path = os.path.join(self.root, record["name"])
-        image, depth = io.decode_image(record["image"], path), record["maps"]["depth"]
-        if not (depth >= 0).all():
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Return depth; UnreadableFile if it is not possible."""
+        if not (maps["depth"] >= 0).all():
             raise io.UnreadableFile(path, "its depth map holds negative values or NaN")
-        return {"image": image, "depth": depth, "mask": np.isfinite(depth) & (depth > 0)}
-
-    @functools.cached_property
-    def _records(self) -> Selected:
-        return select("eth3d", self.split, lambda part: read_part(self.root, part), validation=0)
+        depth = crop.map(maps["depth"])
+        return {"depth": depth, "mask": np.isfinite(depth) & (depth > 0)}

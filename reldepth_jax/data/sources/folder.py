@@ -9,12 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from reldepth_jax.data.cropping import ChooseCrop, whole
+from reldepth_jax.data.cropping import Crop, Opened, OpenedPhotograph, Truth
 from reldepth_jax.data.images import io
 from reldepth_jax.data.images.photograph import Photograph
 from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import NO_PAIRS
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Sample, Split
 
@@ -33,6 +32,8 @@ class Folder:
     Raises DataError when made: nothing at `root`, photographs or maps without partner, no sample in
     `split`, training images that are also validation or test images.
     """
+
+    pairs_per_image = 0
 
     split: Split
     size: tuple[int, int]
@@ -76,11 +77,6 @@ class Folder:
                         f" {len(self._pairs)} samples; set ranges that do not overlap"
                     )
 
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
-
     def names(self) -> list[str]:
         """Return the photographs of the split below `root`, for the fingerprint of the data."""
         chosen = self._range(self.split)
@@ -95,19 +91,18 @@ class Folder:
 
         Raises UnreadableFile if one of the two cannot be read or their aspect ratios differ.
         """
-        return self.read_crop(index, whole)
+        return self.open(index).read()
 
-    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
-        """Read a part of one photograph with its depth."""
+    def open(self, index: int) -> Opened:
+        """Read the files of one sample; its photograph is decoded when a crop is read."""
         image_path, map_path = self._pairs[self._range(self.split)[index]]
         photograph = Photograph(io.read_bytes(image_path), image_path, displayed=True)
         values = io.read_values(map_path)
         files.require_fit(values, photograph.size, map_path)
-        crop = choose(*photograph.size, NO_PAIRS)
-        depth, mask = self._depth(io.as_float(crop.map(values)))
-        return {"image": crop.image(photograph), "depth": depth, "mask": mask}
+        return OpenedPhotograph(photograph, lambda crop: self._truth(values, crop))
 
-    def _depth(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _truth(self, stored: np.ndarray, crop: Crop) -> Truth:
+        values = io.as_float(crop.map(stored))
         infinite = np.isin(values, np.array(self.infinity, np.float32))
         mask = ~np.isin(values, np.array(self.invalid, np.float32))
         scaled = (values + np.float32(self.offset)) * np.float32(self.scale)
@@ -117,7 +112,7 @@ class Folder:
                 scaled = 1 / (scaled + np.float32(0))
         depth = np.where(infinite, np.float32(np.inf), scaled)
         mask = (mask | infinite) & (depth > 0)
-        return np.where(mask, depth, np.float32(0)), mask
+        return {"depth": np.where(mask, depth, np.float32(0)), "mask": mask}
 
     def _range(self, split: str) -> range:
         text = getattr(self, split)

@@ -11,62 +11,52 @@ for each instance and 0 elsewhere.
 """
 
 import dataclasses
-import functools
-import os
-import pathlib
 
 import numpy as np
 
-from reldepth_jax.data.cropping import ChooseCrop, whole
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
-from reldepth_jax.data.images.photograph import Photograph
-from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.declaration import DataSet, Files, Folders, Map
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import FileRecords, Part, Record, Selected, open_part, select
+from reldepth_jax.data.reading.records import Part, Records
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import Split
 
-COUNTS: dict[Part, int] = {"train": 20378, "val": 400}
-"""Images of each part as published."""
-MAPS = {"gt": np.dtype(np.uint8), "valid": np.dtype(np.uint8)}
-
-
-def read_part(root: str, part: Part, instance_folder: str = "") -> FileRecords | None:
-    """Return the records of a part of the folder; there is no part "test".
-
-    They have a map "instances" if the name of its folder is given.
-    """
-    if part == "test":
-        return None
-    folder = files.require_folder(root, "hr_wsi")
-    if (folder / "HR-WSI").is_dir():
-        folder /= "HR-WSI"
-    folder = files.require_folder(folder / part, "hr_wsi")
-    kinds = {
-        "images": ("imgs", io.IMAGE_SUFFIXES),
-        "disparity maps": ("gts", io.MAP_SUFFIXES),
-        "valid masks": ("valid_masks", io.MAP_SUFFIXES),
-    }
-    if instance_folder:
-        kinds["instance masks"] = (instance_folder, io.MAP_SUFFIXES)
-    found = {
-        kind: files.find(files.require_folder(folder / name, "hr_wsi"), suffixes)
-        for kind, (name, suffixes) in kinds.items()
-    }
-    names = files.common_names(folder, found)
-    images, *maps = (tuple(found[kind][name] for name in names) for kind in kinds)
-    named = dict(zip((*MAPS, "instances"), maps, strict=False))
-    return FileRecords(os.fspath(pathlib.Path(root)), images, named)
+LAYOUT = Folders(
+    {
+        "image": Files(("imgs",), io.IMAGE_SUFFIXES, "images"),
+        "gt": Files(("gts",), io.MAP_SUFFIXES, "disparity maps"),
+        "valid": Files(("valid_masks",), io.MAP_SUFFIXES, "valid masks"),
+    },
+    above=("HR-WSI",),
+    part_folders=True,
+)
 
 
 @SOURCES.register("hr_wsi")
 @dataclasses.dataclass(frozen=True)
-class HRWSI:
+class HRWSI(DataSetSource):
     """HR-WSI from its folder, or from prepared shards.
 
     Depth is 255 / gt, without unit, inf where gt is 0. A map of another size than its image is
     resized by nearest neighbour. There is no test split.
     """
+
+    data_set = DataSet(
+        name="hr_wsi",
+        parts=("train", "val"),
+        counts={"train": 20378, "val": 400},
+        layout=LAYOUT,
+        maps={
+            "gt": Map(np.dtype(np.uint8), "gt map"),
+            "valid": Map(np.dtype(np.uint8), "valid map", role="mask"),
+        },
+        resizes=True,
+        licence="research use",
+        instead="take val, or test on another data set",
+        polarity="gts must be bright where it is near; these look like depth maps or inverted ones",
+    )
 
     split: Split
     size: tuple[int, int]
@@ -80,57 +70,28 @@ class HRWSI:
     instance_folder: str = "instance_masks"
     """Where they are, beside `imgs`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.instances and self.prepared:
             raise DataError("hr_wsi: prepared shards have no instance masks; give root instead")
-        if self.split == "test":
-            raise DataError("hr_wsi has no test split; take val, or test on another data set")
-        len(self)
+        super().__post_init__()
 
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
+    def read_part(self, part: Part) -> Records | None:
+        """Return the records of a part, with a map "instances" if they are asked for."""
+        if not (self.instances and part == self.split == "train"):
+            return super().read_part(part)
+        masks = Files((self.instance_folder,), io.MAP_SUFFIXES, "instance masks")
+        layout = dataclasses.replace(LAYOUT, files={**LAYOUT.files, "instances": masks})
+        return layout.read("hr_wsi", self.root, part)
 
-    def __len__(self) -> int:
-        """Return how many samples the split has."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if its files are damaged or do not fit."""
-        return self.decode(self._records[index])
-
-    def read_crop(self, index: int, choose: ChooseCrop) -> Sample:
-        """Read a part of one sample."""
-        return self.decode(self._records[index], choose)
-
-    def decode(self, record: Record, choose: ChooseCrop = whole) -> Sample:
-        """Interpret one record."""
-        path = os.path.join(self.root or self.prepared, record["name"])
-        photograph = Photograph(record["image"], path)
-        crop = choose(*photograph.size, record["pairs"])
-        maps = {}
-        for name, values in record["maps"].items():
-            if values.dtype != np.uint8 and (name != "instances" or values.dtype != np.uint16):
-                raise io.UnreadableFile(
-                    path, f"its {name} map has {values.dtype} values, not 8 bits"
-                )
-            files.require_fit(values, photograph.size, path, f"{name} map")
-            maps[name] = crop.map(values)
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Interpret disparity, valid mask and instance mask."""
         with np.errstate(divide="ignore"):
-            depth = 1 / (maps["gt"].astype(np.float32) / np.float32(255))
-        image, mask = crop.image(photograph), maps["valid"] > 0
-        sample: Sample = {"image": image, "depth": depth, "mask": mask}
+            depth = 1 / (crop.map(maps["gt"]).astype(np.float32) / np.float32(255))
+        truth: Truth = {"depth": depth, "mask": crop.map(maps["valid"]) > 0}
         if "instances" in maps:
-            sample["instances"] = maps["instances"].astype(np.int32)
-        return sample
-
-    @functools.cached_property
-    def _records(self) -> Selected:
-        def read_folder(root: str, part: Part) -> FileRecords | None:
-            wanted = self.instances and part == self.split == "train"
-            return read_part(root, part, self.instance_folder if wanted else "")
-
-        read = open_part("hr_wsi", self.prepared, self.root, read_folder)
-        # The data set has its own validation part: nothing is held out.
-        return select("hr_wsi", self.split, read, validation=0)
+            ids = maps["instances"]
+            if ids.dtype not in (np.uint8, np.uint16):
+                reason = f"its instances map has {ids.dtype} values, not 8 or 16 bits"
+                raise io.UnreadableFile(path, reason)
+            truth["instances"] = crop.map(ids).astype(np.int32)
+        return truth

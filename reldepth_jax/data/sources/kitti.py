@@ -12,44 +12,24 @@ in the official validation set, the whole folder `val` of the annotated depth, n
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 
 import numpy as np
 
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files
+from reldepth_jax.data.reading.declaration import DataSet, Files, Folders, Map
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import FileRecords, Part, Record, Selected, select
+from reldepth_jax.data.reading.records import FileRecords, Part, Records
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
-
-COUNTS: dict[Part, int] = {"test": 161}
-"""Images of MiDaS' list; without a list there are 1000."""
-MAPS = {"depth": np.dtype(np.uint16)}
+from reldepth_jax.types import Split
 
 
-def read_part(root: str, part: Part, listing: str = "") -> FileRecords | None:
-    """Return the records of the selection, or of the pairs that `listing` names; all are "test"."""
-    if part != "test":
-        return None
-    folder = files.require_folder(root, "kitti")
-    images, maps = _listed(folder, listing) if listing else _selection(folder)
-    return FileRecords(os.fspath(folder), images, {"depth": maps})
-
-
-def _selection(folder: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    for inside in ("depth_selection", "val_selection_cropped"):
-        if (folder / inside).is_dir():
-            folder /= inside
-    images, maps = (
-        files.find(files.require_folder(folder / name, "kitti"), {".png"})
-        for name in ("image", "groundtruth_depth")
-    )
-    maps = {name.replace("_groundtruth_depth_", "_image_", 1): path for name, path in maps.items()}
-    names = files.common_names(folder, {"images": images, "depth maps": maps})
-    return tuple(images[name] for name in names), tuple(maps[name] for name in names)
+def _image_name(depth: str) -> str:
+    return depth.replace("_groundtruth_depth_", "_image_", 1)
 
 
 def _listed(folder: pathlib.Path, listing: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -79,11 +59,26 @@ def _listed(folder: pathlib.Path, listing: str) -> tuple[tuple[str, ...], tuple[
 
 @SOURCES.register("kitti")
 @dataclasses.dataclass(frozen=True)
-class Kitti:
+class Kitti(DataSetSource):
     """KITTI depth from its folder; depth in metres, a mask for the pixels that were measured.
 
     Nothing is cropped, and far depth is not capped: that is up to the protocol of an evaluation.
     """
+
+    data_set = DataSet(
+        name="kitti",
+        parts=("test",),
+        # Of MiDaS' list; without a list there are 1000.
+        counts={"test": 161},
+        layout=Folders(
+            {
+                "image": Files(("image",), {".png"}, "images"),
+                "depth": Files(("groundtruth_depth",), {".png"}, "depth maps", _image_name),
+            },
+            above=("depth_selection", "val_selection_cropped"),
+        ),
+        maps={"depth": Map(np.dtype(np.uint16))},
+    )
 
     split: Split
     size: tuple[int, int]
@@ -93,42 +88,15 @@ class Kitti:
     list: str = ""
     """A text file with lines `image_path depth_path`; empty for the official selection."""
 
-    def __post_init__(self):
-        if self.split != "test":
-            raise DataError(f"kitti has no {self.split} split; it is for testing only")
-        len(self)
+    def read_part(self, part: Part) -> Records | None:
+        """Return the records of the selection, or those that `list` names."""
+        if not self.list:
+            return super().read_part(part)
+        folder = files.require_folder(self.root, "kitti")
+        images, maps = _listed(folder, self.list)
+        return FileRecords(os.fspath(folder), images, {"depth": maps})
 
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
-
-    def __len__(self) -> int:
-        """Return how many samples there are."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if its files are damaged or do not fit."""
-        return self.decode(self._records[index])
-
-    def decode(self, record: Record) -> Sample:
-        """Interpret one record."""
-        path = os.path.join(self.root, record["name"])
-        image, values = io.decode_image(record["image"], path), record["maps"]["depth"]
-        if values.dtype != np.uint16:
-            raise io.UnreadableFile(path, f"its depth map has {values.dtype} values, not 16 bits")
-        if values.shape != image.shape[:2]:
-            raise io.UnreadableFile(
-                path,
-                f"{image.shape[1]}x{image.shape[0]} pixels, but its depth map has"
-                f" {values.shape[1]}x{values.shape[0]}",
-            )
-        depth = values.astype(np.float32) / np.float32(256)
-        return {"image": image, "depth": depth, "mask": values > 0}
-
-    @functools.cached_property
-    def _records(self) -> Selected:
-        def read(part: Part) -> FileRecords | None:
-            return read_part(self.root, part, self.list)
-
-        return select("kitti", self.split, read, validation=0)
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Interpret the depth map."""
+        values = crop.map(maps["depth"])
+        return {"depth": values.astype(np.float32) / np.float32(256), "mask": values > 0}

@@ -43,6 +43,8 @@ class Motorcycle:
     Raises DataError when made: another split than test, or no such files.
     """
 
+    pairs_per_image = 0
+
     split: Split
     size: tuple[int, int]
     """Not used: the photograph comes at its own size."""
@@ -53,11 +55,6 @@ class Motorcycle:
                 f"motorcycle has no {self.split} split; it is one photograph, for testing only"
             )
         _ = self._paths
-
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
 
     def names(self) -> list[str]:
         """Return the name of the photograph, for the fingerprint of the data."""

@@ -8,25 +8,23 @@ in. `trainNdxs` and `testNdxs` of the splits count from 1.
 """
 
 import dataclasses
-import functools
 import io as memory
 import os
 import pathlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files, hdf5
+from reldepth_jax.data.reading.declaration import DataSet, Map, OwnFormat
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import NO_PAIRS, Part, Record, Selected, open_part, select
+from reldepth_jax.data.reading.records import Part, Record
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
-
-COUNTS: dict[Part, int] = {"train": 795, "test": 654}
-"""Images of each part as published."""
-MAPS = {"depth": np.dtype(np.float32), "raw": np.dtype(np.float32)}
+from reldepth_jax.types import NO_PAIRS, Split
 
 _LABELED = "nyu_depth_v2_labeled.mat"
 _SPLITS: dict[Part, str] = {"train": "trainNdxs", "test": "testNdxs"}
@@ -37,6 +35,8 @@ _SHAPES = {"images": (3, 640, 480), "depths": (640, 480), "rawDepths": (640, 480
 class LabeledRecords:
     """Records that lie in one file; it is opened for each."""
 
+    own_images: ClassVar[bool] = False
+
     path: str
     numbers: tuple[int, ...]
     """Which images, counted from 1 as MATLAB and `splits.mat` do."""
@@ -44,6 +44,10 @@ class LabeledRecords:
     def __len__(self) -> int:
         """Return how many images there are."""
         return len(self.numbers)
+
+    def places(self, index: int) -> dict[str, str]:
+        """Return the path of the file with the number of the image, for image and maps."""
+        return dict.fromkeys(("image", "depth", "raw"), f"{self.path}#{self.numbers[index]}")
 
     def __getitem__(self, index: int) -> Record:
         """Read one image with its maps, rows first; UnreadableFile if the file is damaged."""
@@ -61,17 +65,13 @@ class LabeledRecords:
         }
 
 
-def read_part(root: str, part: Part) -> LabeledRecords | None:
-    """Return the records of a part of the folder; there is no part "val".
-
-    Raises UnreadableFile or DataError if the two files are damaged or do not belong together.
-    """
-    if part == "val":
-        return None
+def _read(root: str, part: Part) -> LabeledRecords:
     folder = files.require_folder(root, "nyu_depth_v2")
     path, splits = folder / _LABELED, folder / "splits.mat"
     count = _check_arrays(path)
-    numbers = {name: _numbers(splits, name, values) for name, values in _read(splits).items()}
+    numbers = {
+        name: _numbers(splits, name, values) for name, values in _read_splits(splits).items()
+    }
     for name, chosen in numbers.items():
         outside = [number for number in chosen if not 1 <= number <= count]
         if outside:
@@ -105,7 +105,7 @@ def _check_arrays(path: pathlib.Path) -> int:
     return counts["images"]
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read_splits(path: pathlib.Path) -> dict[str, Any]:
     """Return the arrays of `splits.mat`."""
     if hdf5.is_hdf5(path):
         with hdf5.open_file(path) as file:
@@ -134,11 +134,22 @@ def _numbers(path: pathlib.Path, name: str, values: Shaped[np.ndarray, "..."]) -
 
 @SOURCES.register("nyu_depth_v2")
 @dataclasses.dataclass(frozen=True)
-class NYUDepthV2:
+class NYUDepthV2(DataSetSource):
     """NYU Depth V2 from its two files, or from prepared shards; depth in metres.
 
     Nothing is cropped, and far depth is not capped: that is up to the protocol of an evaluation.
     """
+
+    data_set = DataSet(
+        name="nyu_depth_v2",
+        parts=("train", "test"),
+        counts={"train": 795, "test": 654},
+        layout=OwnFormat(_read),
+        maps={
+            "depth": Map(np.dtype(np.float32)),
+            "raw": Map(np.dtype(np.float32), "raw map", role="raw"),
+        },
+    )
 
     split: Split
     size: tuple[int, int]
@@ -152,35 +163,10 @@ class NYUDepthV2:
     depth: Literal["filled", "raw"] = "filled"
     """filled: holes are filled in, every pixel counts. raw: only what the Kinect measured."""
 
-    def __post_init__(self):
-        len(self)
-
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
-
-    def __len__(self) -> int:
-        """Return how many samples the split has."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if the file is damaged."""
-        return self.decode(self._records[index])
-
-    def decode(self, record: Record) -> Sample:
-        """Interpret one record by the options."""
-        path = os.path.join(self.root or self.prepared, record["name"])
-        image = io.decode_image(record["image"], path)
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Return depth; UnreadableFile if it is not possible."""
         name = "depth" if self.depth == "filled" else "raw"
-        depth = record["maps"][name]
-        if depth.shape != image.shape[:2]:
-            raise io.UnreadableFile(path, f"{name} map of {depth.shape} for {image.shape[:2]}")
-        if not (np.isfinite(depth) & (depth >= 0)).all():
+        if not (np.isfinite(maps[name]) & (maps[name] >= 0)).all():
             raise io.UnreadableFile(path, f"its {name} map holds negative or non-finite values")
-        return {"image": image, "depth": depth, "mask": depth > 0}
-
-    @functools.cached_property
-    def _records(self) -> Selected:
-        read = open_part("nyu_depth_v2", self.prepared, self.root, read_part)
-        return select("nyu_depth_v2", self.split, read, validation=self.validation)
+        depth = crop.map(maps[name])
+        return {"depth": depth, "mask": depth > 0}

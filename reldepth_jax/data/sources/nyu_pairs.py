@@ -10,7 +10,6 @@ coordinates from 1, `>` where the first point is farther, `<` nearer, `=` equall
 """
 
 import dataclasses
-import functools
 import math
 import os
 import pathlib
@@ -18,13 +17,16 @@ import pathlib
 import numpy as np
 from jaxtyping import Float32
 
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files, hdf5, pair_lists
+from reldepth_jax.data.reading.declaration import DataSet, Lists
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.pair_lists import ListedRecords, PairList, Rejected
-from reldepth_jax.data.reading.records import Part
+from reldepth_jax.data.reading.pair_lists import PairList
+from reldepth_jax.data.reading.records import Part, Record, Records
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import Split
 
 LISTS: dict[Part, tuple[str, ...]] = {
     "train": ("750_train_from_795_NYU_MITpaper_train_imgs_800_points_resize_240_320.csv",),
@@ -35,22 +37,8 @@ LISTS: dict[Part, tuple[str, ...]] = {
     "test": ("654_NYU_MITpaper_test_imgs_orig_size_points.csv",),
 }
 """Names of the list of each part; the second of val is the default of the test script."""
-COUNTS: dict[Part, int] = {"train": 750, "val": 45, "test": 654}
-"""Images of each part as published."""
 SIZES: dict[Part, tuple[int, int]] = {"train": (240, 320), "val": (240, 320), "test": (480, 640)}
 """Height and width of the images of each part."""
-
-
-def read_part(root: str, part: Part) -> ListedRecords:
-    """Return the records of the folder; DataError if it has no list of this part."""
-    folder = files.require_folder(root, "nyu_pairs")
-    listing, base = find_list(folder, part)
-    if listing is None:
-        raise DataError(
-            f"nyu_pairs: {io.printable(folder)} has no {part} split here; it would be"
-            f" {' or '.join(LISTS[part])}"
-        )
-    return read_list(listing, part).records(folder, base)
 
 
 def find_list(folder: pathlib.Path, part: Part) -> tuple[str | None, pathlib.Path]:
@@ -112,12 +100,24 @@ def _image_path(written: str) -> str:
 
 @SOURCES.register("nyu_pairs")
 @dataclasses.dataclass(frozen=True)
-class NYUPairs:
+class NYUPairs(DataSetSource):
     """NYUDv2 with annotated pairs, and with depth for the evaluation if asked.
 
     Lines of a list that are defective are left out, see `rejected`; more than 1 % of them (at least
     10) are refused when the source is made.
     """
+
+    data_set = DataSet(
+        name="nyu_pairs",
+        parts=("train", "val", "test"),
+        counts={"train": 750, "val": 45, "test": 654},
+        layout=Lists(find_list, read_list),
+        pairs=True,
+        resizes=True,
+        licence="research use",
+        polarity="'>' must mean that the first point is farther, and rows come before columns",
+        doctor_options={"test": {"depth": True}},
+    )
 
     split: Split
     size: tuple[int, int]
@@ -130,41 +130,45 @@ class NYUPairs:
     """Whether to read depth too, where an image has it. Not for training on the annotated pairs:
     where there is depth, pairs may be drawn from it."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.pairs_per_image < 1:
             raise DataError(
                 f"nyu_pairs: pairs_per_image must be at least 1, got {self.pairs_per_image}"
             )
-        len(self)
+        super().__post_init__()
 
-    @property
-    def rejected(self) -> tuple[Rejected, ...]:
-        """Lines of the list that were left out."""
-        return self._records.rejected
+    def read_part(self, part: Part) -> Records:
+        """Return the records of the folder; DataError if it has no list of this part."""
+        records = super().read_part(part)
+        if records is None:
+            raise DataError(
+                f"nyu_pairs: {io.printable(self.root)} has no {part} split here; it would be"
+                f" {' or '.join(LISTS[part])}"
+            )
+        return records
 
-    def __len__(self) -> int:
-        """Return how many samples the split has."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
+    def record(self, index: int) -> Record:
+        """Read the files of one sample, with a map "depth" if it is asked for and there.
 
         Raises UnreadableFile if a file is damaged or the image is not of the size that the list
         refers to, DataError if depth is to be read and h5py is not installed.
         """
-        record, path = self._records[index], self._records.paths[index]
-        image = io.decode_image(record["image"], path)
-        sample = pair_lists.annotated(image, record["pairs"], path)
-        depth_path = os.path.join(os.path.dirname(path), f"{index + 1}_depth.h5")
-        if self.depth and os.path.lexists(depth_path):
-            depth = files.fit_to_image(_read_depth(depth_path), image.shape[:2], depth_path)
-            sample["mask"] = np.isfinite(depth) & (depth > 0)
-            sample["depth"] = np.where(sample["mask"], depth, np.float32(0))
-        return sample
+        record = super().record(index)
+        folder = os.path.dirname(os.path.join(self._records.records.root, record["name"]))
+        path = os.path.join(folder, f"{index + 1}_depth.h5")
+        if not self.depth or not os.path.lexists(path):
+            return record
+        depth = _read_depth(path)
+        files.require_fit(depth, SIZES[self.split], path)
+        return {**record, "maps": {"depth": depth}}
 
-    @functools.cached_property
-    def _records(self) -> ListedRecords:
-        return read_part(self.root, self.split)
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Return depth where there is some."""
+        if "depth" not in maps:
+            return super().truth(maps, crop, path)
+        depth = crop.map(maps["depth"])
+        mask = np.isfinite(depth) & (depth > 0)
+        return {"depth": np.where(mask, depth, np.float32(0)), "mask": mask}
 
 
 def _read_depth(path: str) -> Float32[np.ndarray, "h w"]:

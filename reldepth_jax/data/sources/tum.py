@@ -7,29 +7,22 @@ and `/gt/gt_depth` (h, w), float, in metres; 0 and NaN are not measured.
 """
 
 import dataclasses
-import functools
 import os
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files, hdf5
+from reldepth_jax.data.reading.declaration import DataSet, Map, OwnFormat
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import (
-    NO_PAIRS,
-    Part,
-    Record,
-    Selected,
-    relative_name,
-    select,
-)
+from reldepth_jax.data.reading.records import Part, Record, relative_name
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import NO_PAIRS, Split
 
-COUNTS: dict[Part, int] = {"test": 1815}
-"""Images of each part as published."""
-MAPS = {"depth": np.dtype(np.float32)}
 _NOTHING = 1e-8
 """Depth up to here is not measured (Li et al.'s loader)."""
 
@@ -38,12 +31,18 @@ _NOTHING = 1e-8
 class TUMRecords:
     """Records that are one HDF5 file each."""
 
+    own_images: ClassVar[bool] = False
+
     root: str
     paths: tuple[str, ...]
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.paths)
+
+    def places(self, index: int) -> dict[str, str]:
+        """Return the path of the file for image and map."""
+        return dict.fromkeys(("image", "depth"), self.paths[index])
 
     def __getitem__(self, index: int) -> Record:
         """Read one file; UnreadableFile if it is damaged."""
@@ -83,10 +82,7 @@ def _bytes_of(image: Shaped[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return rounded.astype(np.uint8)
 
 
-def read_part(root: str, part: Part) -> TUMRecords | None:
-    """Return the records of the folder; all of them are the part "test"."""
-    if part != "test":
-        return None
+def _read(root: str, part: Part) -> TUMRecords:
     folder = files.require_folder(root, "tum")
     found = files.find(folder, {".h5"})
     if not found:
@@ -96,11 +92,19 @@ def read_part(root: str, part: Part) -> TUMRecords | None:
 
 @SOURCES.register("tum")
 @dataclasses.dataclass(frozen=True)
-class TUM:
+class TUM(DataSetSource):
     """TUM RGB-D from its folder; depth in metres, a mask for the pixels that were measured.
 
     Far depth is not capped: that is up to the protocol of an evaluation.
     """
+
+    data_set = DataSet(
+        name="tum",
+        parts=("test",),
+        counts={"test": 1815},
+        layout=OwnFormat(_read),
+        maps={"depth": Map(np.dtype(np.float32))},
+    )
 
     split: Split
     size: tuple[int, int]
@@ -108,32 +112,9 @@ class TUM:
     root: str = ""
     """The folder that holds the .h5 files."""
 
-    def __post_init__(self):
-        if self.split != "test":
-            raise DataError(f"tum has no {self.split} split; it is for testing only")
-        len(self)
-
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
-
-    def __len__(self) -> int:
-        """Return how many samples there are."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one sample; UnreadableFile if its file is damaged."""
-        return self.decode(self._records[index])
-
-    def decode(self, record: Record) -> Sample:
-        """Interpret one record."""
-        path = os.path.join(self.root, record["name"])
-        image, depth = io.decode_image(record["image"], path), record["maps"]["depth"]
-        if (depth < 0).any() or np.isinf(depth).any():
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Return depth; UnreadableFile if it is not possible."""
+        if (maps["depth"] < 0).any() or np.isinf(maps["depth"]).any():
             raise io.UnreadableFile(path, "gt/gt_depth holds negative or infinite values")
-        return {"image": image, "depth": depth, "mask": depth > _NOTHING}
-
-    @functools.cached_property
-    def _records(self) -> Selected:
-        return select("tum", self.split, lambda part: read_part(self.root, part), validation=0)
+        depth = crop.map(maps["depth"])
+        return {"depth": depth, "mask": depth > _NOTHING}

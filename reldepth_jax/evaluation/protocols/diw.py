@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, Int8
 
-from reldepth_jax.data.sources.diw import COUNTS, DIW
+from reldepth_jax.data.sources.diw import DIW
 from reldepth_jax.evaluation.protocols import base
 from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_half_pixel, scale_torch7
@@ -114,10 +114,9 @@ class DIWProtocol:
         counts = base.merge_counts(parts, [*VARIANTS, base.RULE])
         used = base.count_of(source, num_images)
         notes = [f"{used} images with one pair each; intervals are over images."]
-        if used < COUNTS["test"]:
-            notes.append(
-                f"Not comparable with published numbers: the test set has {COUNTS['test']}."
-            )
+        published = source.data_set.counts["test"]
+        if used < published:
+            notes.append(f"Not comparable with published numbers: the test set has {published}.")
         if source.rejected:
             first = source.rejected[0]
             notes.append(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int8, UInt8
 
-from reldepth_jax.data.sources.nyu_pairs import COUNTS, NYUPairs
+from reldepth_jax.data.sources.nyu_pairs import NYUPairs
 from reldepth_jax.evaluation.protocols import base
 from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_torch7
@@ -134,10 +134,9 @@ class NYUProtocol:
                 f"The official threshold grid ends at tau = {official:g}: the scale of these scores"
                 " lies outside it, so read the rows with the exact tau."
             )
-        if used < COUNTS["test"]:
-            notes.append(
-                f"Not comparable with published numbers: those are of {COUNTS['test']} images."
-            )
+        published = test.data_set.counts["test"]
+        if used < published:
+            notes.append(f"Not comparable with published numbers: those are of {published} images.")
         rejected = len(validation.rejected) + len(test.rejected)
         if rejected:
             notes.append(f"{rejected} lines of the csv files were left out.")

@@ -207,7 +207,7 @@ class _Steps:
 
     def _global(self, code: int) -> Batch:
         size = len(self._sent["mask"])
-        flags = {"bad": np.zeros(size, np.bool_), "stop": np.full(size, code, np.int32)}
+        flags = {"unreadable": np.zeros(size, np.bool_), "stop": np.full(size, code, np.int32)}
         return self._devices.split({**flags, **self._sent})
 
     def _obey(self, code: int) -> None:
@@ -231,7 +231,7 @@ def unless_stopped(
 
     def step(state: TrainState, batch: Batch, *more: Any) -> tuple[TrainState, Metrics]:
         values = cast(dict[str, Any], dict(batch))
-        stop, bad = jnp.max(values.pop("stop")), jnp.sum(values.pop("bad"))
+        stop, bad = jnp.max(values.pop("stop")), jnp.sum(values.pop("unreadable"))
         new, metrics = train_step(state, cast(Batch, values), *more)
         state = jax.tree.map(lambda old, new: jnp.where(stop > 0, old, new), state, new)
         return state, metrics | {"stop": stop, "bad_samples": bad.astype(jnp.float32)}

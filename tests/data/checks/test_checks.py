@@ -37,7 +37,7 @@ def examine(name: str, root: pathlib.Path, **options: Any) -> list[checks.Findin
     return list(examination.findings())
 
 
-@pytest.mark.parametrize("name", checks.DATA_SETS)
+@pytest.mark.parametrize("name", checks.data_sets())
 def test_clean_data_sets_are_silent(name: str, tmp_path: pathlib.Path):
     write(name, tmp_path)
     assert examine(name, tmp_path) == []
@@ -471,10 +471,10 @@ def test_half_of_the_images_reversed_is_no_reversed_data_set(tmp_path: pathlib.P
 def test_reversed_means_surely_less_than_two_fifths(wrong: list[int], is_reversed: bool):
     # Of 20 pairs an image: 7 agree with the rule, or 8; too few images; images that do not agree.
     seen = [
-        whole_set.Seen("train", str(n), whole_set.Facts(b"", count, 20, True, 0.2, True))
+        whole_set.Examined("train", str(n), whole_set.Summary(b"", count, 20, True, 0.2, True))
         for n, count in enumerate(wrong)
     ]
-    found = whole_set.polarity("redweb", seen, "root")
+    found = whole_set.polarity("", seen, "root")
     assert [f[:3] for f in found] == [("error", "polarity", "root")] * is_reversed
     assert all("only in 35% of the pairs of points in 8 images" in f.message for f in found)
 
@@ -535,11 +535,11 @@ def test_validation_images_need_no_list_of_their_own(tmp_path: pathlib.Path):
 
 
 def test_what_the_reader_refuses_is_an_error(tmp_path: pathlib.Path, monkeypatch):
-    def refuse(root: str, part: str) -> None:
+    def refuse(layout: object, data_set: str, root: str, part: str) -> None:
         raise DataError(f"{root}/ReDWeb_V1: something else")
 
     write("redweb", tmp_path)
-    monkeypatch.setattr("reldepth_jax.data.sources.redweb.read_part", refuse)
+    monkeypatch.setattr("reldepth_jax.data.reading.declaration.Folders.read", refuse)
     (finding,) = examine("redweb", tmp_path)
     assert finding[:3] == ("error", "reader", f"{tmp_path}/ReDWeb_V1")
 
@@ -566,8 +566,8 @@ def test_samples_are_a_fixed_choice(tmp_path: pathlib.Path):
 
 
 def test_raw_depth_that_is_hardly_measured():
-    facts = whole_set.Facts(b"", 0, 0, False, 0.9, True)
-    (finding,) = whole_set.raw([whole_set.Seen("train", "x", facts)], "root")
+    summary = whole_set.Summary(b"", 0, 0, False, 0.9, True)
+    (finding,) = whole_set.raw([whole_set.Examined("train", "x", summary)], "root")
     assert finding[:3] == ("warning", "raw", "root")
     assert "90%" in finding.message
 
@@ -585,7 +585,7 @@ def main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return module.main()
 
 
-@pytest.mark.parametrize("name", checks.DATA_SETS)
+@pytest.mark.parametrize("name", checks.data_sets())
 def test_script_on_clean_data(name: str, tmp_path: pathlib.Path, monkeypatch, capsys):
     root, output = tmp_path / "data", tmp_path / "out"
     write(name, root)

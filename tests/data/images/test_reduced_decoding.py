@@ -11,14 +11,14 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from reldepth_jax.data.cropping import Crop, Deferred, Unread, cut_out, read_crop
+from reldepth_jax.data.cropping import Crop, OpenedSamples, WholeSample, open_sample
 from reldepth_jax.data.images import io
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.images.photograph import Photograph
-from reldepth_jax.data.prepared import prepare, shards
+from reldepth_jax.data.prepared import shards, writing
 from reldepth_jax.data.selection import Subset
 from reldepth_jax.data.transforms import TrainTransform, jitter_colors
-from reldepth_jax.data.unreadable import Tolerant, read
+from reldepth_jax.data.unreadable import SkipUnreadable, read
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Sample
 from tests.fixtures import diw, hr_wsi, redweb
@@ -138,7 +138,7 @@ def test_image_and_depth_of_a_training_example_stay_aligned(
     transform = TrainTransform((96, 128), zoom=(1.0, 3.0))
     mirrored = set()
     for seed in range(8):
-        example = transform(Unread(source, 0), np.random.default_rng(seed))
+        example = transform(open_sample(source, 0), np.random.default_rng(seed))
         assert example["mask"].all()
         # The nearest pixel lies half a pixel aside at most, and on both sides as often.
         found = shifts(example["image"], np.asarray(example["depth"]) - 0.5)
@@ -200,19 +200,26 @@ def three_sources(root: pathlib.Path) -> list[Any]:
 
 def test_reading_a_part_gives_what_cutting_it_out_of_the_whole_gives(tmp_path: pathlib.Path):
     for source in three_sources(tmp_path):
-        for each in (source, Subset(source, 2), Tolerant(source, 0, str(tmp_path / "log"), (9, 9))):
+        for each in (
+            source,
+            Subset(source, 2),
+            SkipUnreadable(source, 0, str(tmp_path / "log"), (9, 9)),
+        ):
             for index, seed in itertools.product(range(2), range(4)):
                 whole = each[index]
                 height, width = whole["depth"].shape
                 corner = (seed, 2 * seed)
                 shape = (height // 2, width // 3)
 
-                def choose(h: int, w: int, pairs: np.ndarray) -> Crop:
-                    # Called before the loop goes on, so the names are still those.
-                    return Crop((h, w), (h - 1, w), corner, shape, seed % 2 == 0)  # noqa: B023
-
-                part: dict[str, Any] = {**read_crop(each, index, choose)}
-                expected: dict[str, Any] = {**cut_out(whole, choose)}
+                opened = open_sample(each, index)
+                assert opened.size == (height, width)
+                np.testing.assert_array_equal(opened.pairs, whole.get("pairs", np.zeros((0, 5))))
+                full = (height, width)
+                crop = Crop(full, (height - 1, width), corner, shape, seed % 2 == 0)
+                part: dict[str, Any] = {**opened.read(crop)}
+                expected: dict[str, Any] = {**WholeSample(whole).read(crop)}
+                if "unreadable" in whole:
+                    expected["unreadable"] = np.False_
                 assert part.keys() == expected.keys() == whole.keys()
                 assert part["image"].shape == (*shape, 3)
                 for key in part:
@@ -231,7 +238,7 @@ def write_large(root: pathlib.Path, count: int) -> None:
 
 def examples(source: Any, threads: int) -> list[dict[str, np.ndarray]]:
     transform = TrainTransform((32, 64), zoom=(1.0, 2.0), color_jitter=0.2, gamma_jitter=0.1)
-    dataset = grain.MapDataset.source(Deferred(source)).shuffle(seed=3).repeat()
+    dataset = grain.MapDataset.source(OpenedSamples(source)).shuffle(seed=3).repeat()
     batches = dataset.random_map(transform, seed=4).batch(3, drop_remainder=True)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
     return list(itertools.islice(batches.to_iter_dataset(options), 6))
@@ -239,7 +246,7 @@ def examples(source: Any, threads: int) -> list[dict[str, np.ndarray]]:
 
 def test_folder_shards_and_any_number_of_threads_give_the_same_examples(tmp_path: pathlib.Path):
     write_large(tmp_path / "folder", 6)
-    prepare.prepare(
+    writing.prepare(
         "redweb", str(tmp_path / "folder"), str(tmp_path / "out"), partial=True, say=lambda x: None
     )
     options: dict[str, Any] = {"split": "train", "size": (32, 64), "validation": 1}
@@ -267,7 +274,7 @@ def test_shards_whose_maps_are_compressed_by_zlib_are_read(
 
     with monkeypatch.context() as patch:
         patch.setattr(tfds.features, "Tensor", compressed)
-        prepare.prepare(
+        writing.prepare(
             "redweb", str(tmp_path / "folder"), str(tmp_path), partial=True, say=lambda x: None
         )
     assert "zlib" in (tmp_path / "redweb/1.0.0/features.json").read_text()
@@ -293,12 +300,12 @@ def test_a_damaged_jpeg_is_named_and_stood_in_for_when_a_part_of_it_is_read(
     )
     transform, log = TrainTransform((32, 64)), str(tmp_path / "bad.jsonl")
     with pytest.raises(UnreadableFile, match="1.jpg"):
-        transform(Unread(source, 1), np.random.default_rng(0))
-    tolerant = Tolerant(source, 0, log, (32, 64))
+        transform(open_sample(source, 1), np.random.default_rng(0))
+    tolerant = SkipUnreadable(source, 0, log, (32, 64))
     found: list[Sample] = [
-        transform(Unread(tolerant, index), np.random.default_rng(0)) for index in (0, 1, 2, 1)
+        transform(open_sample(tolerant, index), np.random.default_rng(0)) for index in (0, 1, 2, 1)
     ]
-    assert ["bad" in example and bool(example["bad"]) for example in found] == [
+    assert ["unreadable" in example and bool(example["unreadable"]) for example in found] == [
         False, True, False, True,
     ]  # fmt: skip
     assert not found[1]["image"].any()

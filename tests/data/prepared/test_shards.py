@@ -1,5 +1,6 @@
 """Prepared shards: the same as the folder, and nothing that could be mistaken for it."""
 
+import dataclasses
 import fcntl
 import hashlib
 import io as memory
@@ -24,12 +25,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from reldepth_jax import config
+from reldepth_jax.data.data_set import DataSetSource, declared
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.pipeline import train_batches
-from reldepth_jax.data.prepared import builders, prepare, shards
+from reldepth_jax.data.prepared import builders, shards, writing
+from reldepth_jax.data.reading.declaration import DataSet, Map, OwnFormat
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.records import Record, Records
-from reldepth_jax.registry import SOURCES
+from reldepth_jax.registry import SOURCES, Entry
 from tests.fixtures import diw, hr_wsi, nyu_depth_v2, redweb
 
 SCRIPT = "scripts/prepare_data.py"
@@ -54,7 +57,7 @@ def run(name: str, root: pathlib.Path, data_dir: pathlib.Path, **given: Any) -> 
     """Prepare what is there; return what was said."""
     lines: list[str] = []
     options: dict[str, Any] = {"partial": True} | given
-    prepare.prepare(name, str(root), str(data_dir), say=lines.append, **options)
+    writing.prepare(name, str(root), str(data_dir), say=lines.append, **options)
     return lines
 
 
@@ -104,10 +107,10 @@ def test_records_are_those_of_the_folder_in_its_order(name: str, tmp_path: pathl
     root, data_dir = tmp_path / "folder", tmp_path / "prepared"
     WRITERS[name](root)
     run(name, root, data_dir)
-    reader = builders.BUILDERS[name].reader()
+    data_set = declared(name).data_set
     found = 0
     for part in ("train", "val", "test"):
-        records = reader.read_part(str(root), part)
+        records = data_set.read(str(root), part)
         again = shards.read_part(name, str(data_dir), part)
         assert (records is None) == (again is None)
         if records is None or again is None:
@@ -137,43 +140,44 @@ def test_several_shards_keep_the_order(folder: pathlib.Path, prepared: pathlib.P
     assert names == [f"ReDWeb_V1/Imgs/{number:04}.jpg" for number in range(40)]
 
 
-class Odd:
-    """Records whose images, names and values are unusual."""
-
-    COUNTS = {"train": 8}
-    MAPS = {"a": np.dtype(np.uint16), "b": np.dtype(np.float32)}
-
-    @staticmethod
-    def read_part(root: str, part: str) -> list[Record] | None:
-        if part != "train":
-            return None
-        paths = sorted(pathlib.Path(root).iterdir())
-        rng = np.random.default_rng(0)
-        values = np.array([[np.nan, -np.inf, -0.0], [np.inf, 1e-45, 3]], np.float32)
-        return [
-            {
-                "name": path.name,
-                "image": path.read_bytes(),
-                "maps": {
-                    "a": rng.integers(0, 65536, (number + 1, 3)).astype(np.uint16),
-                    "b": values,
-                },
-                "pairs": rng.integers(-1, 2, (number, 5)).astype(np.int32),
-            }
-            for number, path in enumerate(paths)
-        ]
+def read_odd(root: str, part: str) -> list[Record]:
+    """Return records whose images, names and values are unusual."""
+    del part
+    paths = sorted(pathlib.Path(root).iterdir())
+    rng = np.random.default_rng(0)
+    values = np.array([[np.nan, -np.inf, -0.0], [np.inf, 1e-45, 3]], np.float32)
+    return [
+        {
+            "name": path.name,
+            "image": path.read_bytes(),
+            "maps": {
+                "a": rng.integers(0, 65536, (number + 1, 3)).astype(np.uint16),
+                "b": values,
+            },
+            "pairs": rng.integers(-1, 2, (number, 5)).astype(np.int32),
+        }
+        for number, path in enumerate(paths)
+    ]
 
 
-class OddBuilder(builders.RecordsBuilder, skip_registration=True):
-    name = "odd"
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> type[DataSetSource]:
+    class Odd(DataSetSource):
+        data_set = DataSet(
+            name="odd",
+            parts=("train",),
+            counts={"train": 8},
+            layout=OwnFormat(read_odd),
+            maps={"a": Map(np.dtype(np.uint16)), "b": Map(np.dtype(np.float32))},
+        )
 
-    @classmethod
-    def reader(cls):
-        return Odd
+    monkeypatch.setitem(SOURCES.entries, "odd", Entry(__name__, {}))
+    monkeypatch.setitem(SOURCES._made, "odd", Odd)
+    return Odd
 
 
-def test_images_of_any_kind_are_kept_byte_for_byte(tmp_path: pathlib.Path, monkeypatch):
-    monkeypatch.setitem(builders.BUILDERS, "odd", OddBuilder)
+@pytest.mark.usefixtures("odd")
+def test_images_of_any_kind_are_kept_byte_for_byte(tmp_path: pathlib.Path):
     root = tmp_path / "folder"
     root.mkdir()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
@@ -186,18 +190,17 @@ def test_images_of_any_kind_are_kept_byte_for_byte(tmp_path: pathlib.Path, monke
     image.save(root / os.fsdecode(b"\xff\xe4 \n.bmp"))
     (root / "trailing.jpg").write_bytes((root / "grey.jpg").read_bytes() + b"\0behind the end")
     run("odd", root, tmp_path / "prepared", partial=False)
-    records = Odd.read_part(str(root), "train")
+    records = read_odd(str(root), "train")
     again = shards.read_part("odd", str(tmp_path / "prepared"), "train")
-    assert records is not None
     assert again is not None
     assert len(again) == 8
     for index in range(8):
         assert_same(again[index], records[index])
 
 
-def test_another_type_of_map_than_stated_is_refused(tmp_path: pathlib.Path, monkeypatch):
-    monkeypatch.setitem(builders.BUILDERS, "odd", OddBuilder)
-    monkeypatch.setattr(Odd, "MAPS", {"a": np.dtype(np.uint8), "b": np.dtype(np.float32)})
+def test_another_type_of_map_than_stated_is_refused(tmp_path: pathlib.Path, monkeypatch, odd):
+    maps = {"a": Map(np.dtype(np.uint8)), "b": Map(np.dtype(np.float32))}
+    monkeypatch.setattr(odd, "data_set", dataclasses.replace(odd.data_set, maps=maps))
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "folder/x.png")
     with pytest.raises(UnreadableFile, match=r"x\.png: its a map holds uint16, not uint8 values"):
@@ -250,7 +253,7 @@ def test_the_fingerprint_is_that_of_its_definition(folder: pathlib.Path, prepare
 
 
 def test_tfds_by_itself_prepares_the_same(folder: pathlib.Path, prepared: pathlib.Path, tmp_path):
-    builder = builders.ReDWeb(data_dir=tmp_path, file_format=shards.FILE_FORMAT)
+    builder = builders.builder("redweb")(data_dir=tmp_path, file_format=shards.FILE_FORMAT)
     builder.shard_bytes = 30_000
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=os.fspath(folder))
@@ -334,7 +337,7 @@ def test_two_processes_at_once(folder: pathlib.Path, tmp_path: pathlib.Path):
     for process, error in zip(both, errors, strict=True):
         assert process.returncode == 0 or b"another preparation" in error
     assert 0 in [process.returncode for process in both]
-    prepare.verify("redweb", str(tmp_path), str(folder), say=lambda line: None)
+    writing.verify("redweb", str(tmp_path), str(folder), say=lambda line: None)
 
 
 def test_killed_at_any_moment_the_same_command_succeeds(tmp_path: pathlib.Path):
@@ -371,7 +374,7 @@ def test_killed_at_any_moment_the_same_command_succeeds(tmp_path: pathlib.Path):
     assert caught >= 2
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert sorted(path.name for path in (data_dir / "redweb").iterdir()) == [".lock", "1.0.0"]
-    prepare.verify("redweb", str(data_dir), str(root), say=lambda line: None)
+    writing.verify("redweb", str(data_dir), str(root), say=lambda line: None)
 
 
 def _children(number: int) -> list[int]:
@@ -462,7 +465,7 @@ def test_damaged_descriptions(prepared, tmp_path, name: str, content: bytes | No
 
 def test_verify_finds_what_changed(folder: pathlib.Path, prepared: pathlib.Path, tmp_path):
     lines: list[str] = []
-    prepare.verify("redweb", str(prepared), str(folder), say=lines.append)
+    writing.verify("redweb", str(prepared), str(folder), say=lines.append)
     assert lines == [
         "redweb train: 40 records, fingerprint as written",
         f"redweb train: identical to {folder}",
@@ -472,7 +475,7 @@ def test_verify_finds_what_changed(folder: pathlib.Path, prepared: pathlib.Path,
         (folder / "ReDWeb_V1/Imgs/0011.jpg").read_bytes()
     )
     with pytest.raises(DataError, match=r"at record 12, ReDWeb_V1/Imgs/0012\.jpg"):
-        prepare.verify("redweb", str(prepared), str(tmp_path / "folder"), say=lines.append)
+        writing.verify("redweb", str(prepared), str(tmp_path / "folder"), say=lines.append)
     # A whole shard in the place of another, of the same size: nothing else would notice.
     data_dir, _ = copied(prepared, tmp_path)
     path = data_dir / "redweb/1.0.0/metadata.json"
@@ -551,6 +554,6 @@ def test_one_record_is_held_at_a_time(tmp_path: pathlib.Path):
     file = memory.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "PNG")
     png = file.getvalue()
-    job = prepare.Job(Watched(), "", {})
-    digests = prepare.run(job, [(range(20), str(tmp_path / "shard"))], 0, lambda done: None)
+    job = writing.Job(Watched(), "", {})
+    digests = writing.run(job, [(range(20), str(tmp_path / "shard"))], 0, lambda done: None)
     assert len(digests) == len(alive) == 20

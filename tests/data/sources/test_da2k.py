@@ -149,7 +149,7 @@ def test_source_survives_pickling_and_reads_the_same_twice(tmp_path):
 
 
 def test_mistakes_are_one_line(tmp_path):
-    with pytest.raises(DataError, match="da2k has a test split only, no train split"):
+    with pytest.raises(DataError, match="da2k has no train split; it is for testing only"):
         create(tmp_path, "train")
     with pytest.raises(DataError, match=r"annotations\.json is missing"):
         create(tmp_path)

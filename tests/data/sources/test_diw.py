@@ -9,7 +9,7 @@ from PIL import Image
 from reldepth_jax import config
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.sources import diw
+from reldepth_jax.data.sources.diw import DIW
 from reldepth_jax.registry import SOURCES
 from tests.fixtures.diw import FIRST, SIZES, write
 from tests.fixtures.scenes import scene
@@ -290,7 +290,7 @@ def test_a_pair_outside_a_prepared_image_is_refused(tmp_path):
     source = create(tmp_path)
     record = source._records[0] | {"pairs": np.array([[0, 0, 48, 0, 1]], np.int32)}
     with pytest.raises(UnreadableFile, match=r"test000\.thumb: has 48 rows .* \(48, 0\)"):
-        source.decode(record)
+        source.interpret(record)
 
 
 def test_source_survives_pickling_and_reads_the_same_twice(tmp_path):
@@ -333,8 +333,8 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, root, split, message):
 
 
 def test_published_number_of_test_pairs():
-    assert diw.COUNTS == {"test": 74441}
-    assert diw.MAPS == {}
+    assert DIW.data_set.counts == {"test": 74441}
+    assert not DIW.data_set.maps
 
 
 def test_every_option_can_be_set_from_the_command_line():

@@ -5,7 +5,7 @@ import pytest
 
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.sources import hr_wsi
+from reldepth_jax.data.sources.hr_wsi import HRWSI
 from reldepth_jax.registry import SOURCES
 from tests.fixtures import hr_wsi as fixture
 from tests.fixtures.scenes import save, scene
@@ -48,13 +48,13 @@ def test_bright_is_near_and_black_infinitely_far(tmp_path):
 
 def test_records_hold_what_the_files_hold(tmp_path):
     fixture.write(tmp_path)
-    records = hr_wsi.read_part(str(tmp_path), "val")
+    records = HRWSI.data_set.read(str(tmp_path), "val")
     assert records is not None
     record = records[0]
     assert record["name"] == "HR-WSI/val/imgs/0003.jpg"
-    assert {name: values.dtype for name, values in record["maps"].items()} == hr_wsi.MAPS
+    assert {name: values.dtype for name, values in record["maps"].items()} == HRWSI.data_set.dtypes
     np.testing.assert_array_equal(record["maps"]["gt"], fixture.disparity(scene(3)[1]))
-    assert hr_wsi.read_part(str(tmp_path), "test") is None
+    assert HRWSI.data_set.read(str(tmp_path), "test") is None
 
 
 def test_smaller_maps_are_resized_without_new_values(tmp_path):

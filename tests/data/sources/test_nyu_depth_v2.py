@@ -10,7 +10,7 @@ import scipy.io
 
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.sources import nyu_depth_v2
+from reldepth_jax.data.sources.nyu_depth_v2 import NYUDepthV2
 from reldepth_jax.registry import SOURCES
 from tests.fixtures import nyu_depth_v2 as fixture
 
@@ -74,16 +74,18 @@ def test_splits_are_those_of_the_authors_and_validation_is_held_out(data):
 
 
 def test_records_hold_what_the_file_holds(data):
-    records = nyu_depth_v2.read_part(str(data), "train")
+    records = NYUDepthV2.data_set.read(str(data), "train")
     assert records is not None
     record = records[2]
     assert record["name"] == f"{LABELED}#5"
     assert record["image"].startswith(b"\x89PNG")
-    assert {name: values.dtype for name, values in record["maps"].items()} == nyu_depth_v2.MAPS
+    assert {
+        name: values.dtype for name, values in record["maps"].items()
+    } == NYUDepthV2.data_set.dtypes
     np.testing.assert_array_equal(record["maps"]["depth"], fixture.sample(5)[1])
     np.testing.assert_array_equal(record["maps"]["raw"], fixture.sample(5)[2])
     assert record["pairs"].shape == (0, 5)
-    assert nyu_depth_v2.read_part(str(data), "val") is None
+    assert NYUDepthV2.data_set.read(str(data), "val") is None
 
 
 def test_splits_may_be_hdf5(data, tmp_path):

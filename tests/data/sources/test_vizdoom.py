@@ -20,7 +20,7 @@ import vizdoom
 
 from reldepth_jax import config
 from reldepth_jax.config import ConfigError
-from reldepth_jax.data.prepared import prepare
+from reldepth_jax.data.prepared import writing
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.sources.vizdoom import COUNTS, LEVELS, Views, depth_of, driver
 from reldepth_jax.data.sources.vizdoom.game import Visit, is_worth_keeping
@@ -135,7 +135,7 @@ def test_fewer_frames_are_the_first_of_more_and_out_of_range_is_an_error():
     assert len(create("test")) == 500
     assert len(create("train", length=7)) == len(create("val", length=7)) == 7
     assert equal(create(length=9, height=480)[8], create(length=400, height=480)[8])
-    with pytest.raises(IndexError, match="frame 9 of 9"):
+    with pytest.raises(IndexError, match="sample 9 of 9"):
         create(length=9)[9]
 
 
@@ -286,7 +286,7 @@ def test_frames_that_cannot_be_trusted_or_seen_are_not_kept():
 def test_prepared_shards_give_the_samples_that_are_rendered(tmp_path, monkeypatch):
     for split, count in (("train", 2), ("val", 2), ("test", 1)):
         monkeypatch.setitem(COUNTS, split, count)
-    folder = prepare.prepare("vizdoom", "", str(tmp_path), say=lambda line: None)
+    folder = writing.prepare("vizdoom", "", str(tmp_path), say=lambda line: None)
     assert folder == tmp_path / "vizdoom" / "1.0.0"
     prepared = create(prepared=str(tmp_path))
     assert len(prepared) == 2

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reldepth_jax.data.data_set import declared
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.sources import eth3d, kitti, sintel, tum
+from reldepth_jax.data.sources import sintel
 from reldepth_jax.registry import SOURCES
 from tests.fixtures import eth3d as eth3d_fixture
 from tests.fixtures import kitti as kitti_fixture
@@ -18,7 +19,6 @@ from tests.fixtures import sintel as sintel_fixture
 from tests.fixtures import tum as tum_fixture
 from tests.fixtures.scenes import save, scene
 
-MODULES = {"kitti": kitti, "eth3d": eth3d, "sintel": sintel, "tum": tum}
 FIXTURES = {
     "kitti": kitti_fixture,
     "eth3d": eth3d_fixture,
@@ -43,17 +43,17 @@ def fails(source, message):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", FIXTURES)
 def test_there_is_a_test_split_only(tmp_path, name, split):
     with pytest.raises(DataError, match=f"{name} has no {split} split; it is for testing only"):
         create(name, write(name, tmp_path), split)
-    module = MODULES[name]
-    assert module.read_part(str(tmp_path), split) is None
-    records = module.read_part(str(tmp_path), "test")
-    assert {key: values.dtype for key, values in records[0]["maps"].items()} == module.MAPS
+    data_set = declared(name).data_set
+    assert data_set.read(str(tmp_path), split) is None
+    records = data_set.read(str(tmp_path), "test")
+    assert {key: values.dtype for key, values in records[0]["maps"].items()} == data_set.dtypes
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", FIXTURES)
 def test_an_empty_folder_is_said_so(tmp_path, name):
     with pytest.raises(DataError, match="root is not set"):
         create(name, "")
@@ -62,7 +62,7 @@ def test_an_empty_folder_is_said_so(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", FIXTURES)
 def test_source_survives_pickling_and_reads_the_same_twice(tmp_path, name):
     source = create(name, write(name, tmp_path))
     copy = pickle.loads(pickle.dumps(source))
@@ -82,7 +82,7 @@ def test_lonely_files_are_counted_and_named(tmp_path, name):
         create(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", FIXTURES)
 def test_truncated_maps_name_themselves(tmp_path, name):
     source = create(name, write(name, tmp_path))
     maps = [p for p in sorted(tmp_path.rglob("*.*")) if "depth/" in str(p) or p.suffix == ".h5"]

@@ -30,6 +30,8 @@ class SyntheticScenes:
     in their scenes and share no texture family.
     """
 
+    pairs_per_image = 0
+
     split: Split
     size: tuple[int, int]
     """Height and width of the rendered image."""
@@ -48,11 +50,6 @@ class SyntheticScenes:
             raise ConfigError(f"data.source.{name} must be at least {least}, got {got}")
         if not 0 <= self.outdoor <= 1:
             raise ConfigError(f"data.source.outdoor must be from 0 to 1, got {self.outdoor}")
-
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
 
     def __len__(self) -> int:
         return self.length if self.split == "train" else min(self.length, 1000)

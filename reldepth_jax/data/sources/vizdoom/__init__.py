@@ -28,17 +28,17 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from reldepth_jax.config import ConfigError
-from reldepth_jax.data.images import io
-from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import NO_PAIRS, Part, Record, Records, open_part
+from reldepth_jax.data.cropping import Crop, Truth
+from reldepth_jax.data.data_set import DataSetSource, Maps
+from reldepth_jax.data.reading.declaration import DataSet, Map, OwnFormat
+from reldepth_jax.data.reading.records import Part, Record, Records
 from reldepth_jax.data.sources.vizdoom import driver
 from reldepth_jax.data.sources.vizdoom.game import HEIGHT, WIDTH, Frame, Visit
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import NO_PAIRS, Split
 
 COUNTS: dict[Part, int] = {"train": 4000, "val": 500, "test": 500}
 """Frames of each part that are prepared as shards."""
-MAPS = {"buffer": np.dtype(np.uint8)}
 SKY = 255
 FRAMES = 16
 """Frames rendered at once, because loading a map takes as long as several of them."""
@@ -121,7 +121,7 @@ class Views:
         return {}
 
 
-def read_part(root: str, part: Part) -> Views:
+def _prepared(root: str, part: Part) -> Views:
     """Return the frames of a part that are prepared as shards; there is no folder to read."""
     driver.require()
     return Views(part, 0, COUNTS[part], 240)
@@ -136,12 +136,20 @@ def depth_of(buffer: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
 
 @SOURCES.register("vizdoom")
 @dataclasses.dataclass(frozen=True)
-class VizDoom:
+class VizDoom(DataSetSource):
     """Frames of one split with planar depth in map units, sky at infinity.
 
     Rendered when first asked for (about 50 a second and core), then kept in memory, by each worker
     process for itself; or read from shards. Raises DataError when made without ViZDoom.
     """
+
+    data_set = DataSet(
+        name="vizdoom",
+        parts=("train", "val", "test"),
+        counts=COUNTS,
+        layout=OwnFormat(_prepared),
+        maps={"buffer": Map(np.dtype(np.uint8), "buffer map", sky=SKY)},
+    )
 
     split: Split
     size: tuple[int, int]
@@ -165,35 +173,15 @@ class VizDoom:
             raise ConfigError(
                 f"data.source.height must be 480, 240, 160, 120 or 96, got {self.height}"
             )
-        len(self)
+        super().__post_init__()
 
-    @property
-    def pairs_per_image(self) -> int:
-        """None is annotated."""
-        return 0
+    def read_part(self, part: Part) -> Records:
+        """Return the frames of a part, to be rendered."""
+        driver.require()
+        count = self.length if part == "train" else min(self.length, COUNTS[part])
+        return Views(part, self.seed, count, self.height)
 
-    def __len__(self) -> int:
-        """Return how many samples the split has."""
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return one frame; IndexError outside the split."""
-        return self.decode(self._records[index])
-
-    def decode(self, record: Record) -> Sample:
-        """Interpret one record by the options."""
-        depth = depth_of(record["maps"]["buffer"])
-        image = io.decode_image(record["image"], record["name"])
-        return {"image": image, "depth": depth, "mask": depth >= self.near}
-
-    @functools.cached_property
-    def _records(self) -> Records:
-        def render(root: str, part: Part) -> Views:
-            driver.require()
-            count = self.length if part == "train" else min(self.length, COUNTS[part])
-            return Views(part, self.seed, count, self.height)
-
-        records = open_part("vizdoom", self.prepared, "", render)(self.split)
-        if records is None:
-            raise DataError(f"vizdoom was prepared without a {self.split} split")
-        return records
+    def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
+        """Interpret the depth buffer."""
+        depth = depth_of(crop.map(maps["buffer"]))
+        return {"depth": depth, "mask": depth >= self.near}

@@ -1,12 +1,12 @@
-"""Preparing shards: read a data set's folder once, check everything, write what `shards` reads.
+"""Writing prepared shards: a data set's folder is read once and checked, `shards` reads the result.
 
 Counts are checked against the publications, content by our own fingerprint (the authors publish no
 checksums that we know of): every image is decoded once, and the fingerprint of what was written is
 stored beside it, so that `verify` finds what changed since, in the shards or in the folder.
 
 Shards are written into a folder with a name of its own, which takes the name of the version when
-all is complete. Whoever is killed leaves nothing that could be mistaken for it; the next
-preparation removes what was left.
+all is complete. A preparation that is killed leaves nothing that could be mistaken for it; the next
+one removes the rest.
 """
 
 import contextlib
@@ -27,17 +27,19 @@ from typing import Any
 
 import numpy as np
 
+from reldepth_jax.data.data_set import declared
 from reldepth_jax.data.images import io
 from reldepth_jax.data.prepared import shards
+from reldepth_jax.data.reading.declaration import DataSet
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.reading.records import Part, Record, Records
+from reldepth_jax.data.reading.records import PARTS, Part, Record, Records
 from reldepth_jax.registry import did_you_mean
 
 CHUNK = 256
 """Records that a worker is given at once where none is written."""
 
 Progress = Callable[[str, int, int], None]
-"""Told a part, how many of its records are done, and of how many."""
+"""Called with a part, how many of its records are done, and of how many."""
 Task = tuple[range, str]
 """Which records, and the shard to write them to; an empty path: their digests are all."""
 
@@ -82,7 +84,7 @@ class Job:
 def run(
     job: Job, tasks: Sequence[Task], workers: int, progress: Callable[[int], None]
 ) -> list[bytes]:
-    """Return the digests of all tasks in order, worked on by so many processes (0: by this one)."""
+    """Return the digests of all tasks in order, worked on by so many processes (0: this one)."""
     if not workers:
         counted = itertools.count(1)
         done = [job(*task, lambda: progress(next(counted))) for task in tasks]
@@ -117,7 +119,7 @@ _state: tuple[Job, Any, Any] | None = None
 def _start_worker(job: Job, count: Any, stop: Any) -> None:
     global _state
     _state = job, count, stop
-    # Ctrl-C reaches the whole group; who started this process ends it.
+    # Ctrl-C reaches the whole group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -162,7 +164,7 @@ def prepare(
       data_dir: where NAME/VERSION/ is made.
       parts: which; all that are published if None.
       partial: take what is there, where counts differ from the published ones.
-      say: told what is worth knowing, line by line.
+      say: called with each line of the report.
 
     Raises DataError or UnreadableFile, and leaves nothing behind: tfds is not installed, counts
     differ, a file is damaged, not enough space, another preparation is running there.
@@ -172,25 +174,25 @@ def prepare(
 
     home = pathlib.Path(data_dir) / data_set
     folder = home / shards.VERSION
-    cls = builders.BUILDERS[data_set]
+    declaration = declared(data_set).data_set
     chosen = _chosen_parts(data_set, parts)
     if folder.is_dir():
         return _already(folder, chosen, say)
-    found = _read(cls.reader().read_part, manual_dir, chosen)
-    _check_counts(data_set, cls.reader().COUNTS, chosen, found, partial, say)
+    found = _read(declaration, manual_dir, chosen)
+    _check_counts(declaration, chosen, found, partial, say)
     home.mkdir(parents=True, exist_ok=True)
     with _lock(home):
         if folder.is_dir():
             return _already(folder, chosen, say)
         for left in home.glob("incomplete.*"):
             shutil.rmtree(left)
-        builder = cls(data_dir=data_dir, file_format=shards.FILE_FORMAT)
+        builder = builders.builder(data_set)(data_dir=data_dir, file_format=shards.FILE_FORMAT)
         builder.parts = found
         builder.shard_bytes = shard_bytes or builders.SHARD_BYTES
         _check_space(home, data_set, builder.total_bytes())
 
         def write(part: Part, records: Records, tasks: Sequence[Task]) -> list[bytes]:
-            job = Job(records, manual_dir, cls.reader().MAPS)
+            job = Job(records, manual_dir, declaration.dtypes)
             return run(job, tasks, workers, lambda done: progress(part, done, len(records)))
 
         builder.write = write
@@ -224,9 +226,6 @@ def verify(
     UnreadableFile if a shard is damaged.
     """
     shards.import_tfds()
-    from reldepth_jax.data.prepared import builders
-
-    reader = builders.BUILDERS[data_set].reader()
     folder = shards.newest(data_set, data_dir)
     for part, written in shards.describe(folder)["parts"].items():
         if written is None:
@@ -242,7 +241,7 @@ def verify(
         say(f"{data_set} {part}: {len(digests)} records, fingerprint as written")
         if manual_dir is None:
             continue
-        records = reader.read_part(manual_dir, part)
+        records = declared(data_set).data_set.read(manual_dir, part)
         if records is None or len(records) != len(prepared):
             raise DataError(
                 f"{io.printable(manual_dir)}: {part} has {len(records or ())} records, the"
@@ -285,31 +284,28 @@ def _digests(records: Records, what: str, workers: int, progress: Progress) -> l
 
 def _chosen_parts(data_set: str, parts: Sequence[str] | None) -> list[Part]:
     for part in parts or ():
-        if part not in shards.PARTS:
+        if part not in PARTS:
             raise DataError(
-                f"{data_set} has no part {part!r}.{did_you_mean(part, shards.PARTS)}"
-                f" Parts: {', '.join(shards.PARTS)}"
+                f"{data_set} has no part {part!r}.{did_you_mean(part, PARTS)}"
+                f" Parts: {', '.join(PARTS)}"
             )
-    return [part for part in shards.PARTS if parts is None or part in parts]
+    return [part for part in PARTS if parts is None or part in parts]
 
 
-def _read(
-    read_part: Callable[[str, Part], Records | None], root: str, chosen: Sequence[Part]
-) -> dict[Part, Records | None]:
+def _read(declaration: DataSet, root: str, chosen: Sequence[Part]) -> dict[Part, Records | None]:
     """Return the records of the chosen parts; None for any part that there is not."""
-    found: dict[Part, Records | None] = {part: read_part(root, part) for part in chosen}
-    for part in shards.PARTS:
+    found: dict[Part, Records | None] = {part: declaration.read(root, part) for part in chosen}
+    for part in PARTS:
         if part not in found:
             # Whether it exists decides what is held out from training for validation.
             with contextlib.suppress(DataError, io.UnreadableFile):
-                if read_part(root, part) is None:
+                if declaration.read(root, part) is None:
                     found[part] = None
     return found
 
 
 def _check_counts(
-    data_set: str,
-    published: Mapping[Part, int],
+    declaration: DataSet,
     chosen: Sequence[Part],
     found: Mapping[Part, Records | None],
     partial: bool,
@@ -317,17 +313,17 @@ def _check_counts(
 ) -> None:
     counts: dict[Part, int] = {part: len(found[part] or ()) for part in chosen}
     differ = [
-        f"{part} has {count} records, published are {published[part]}"
+        f"{part} has {count} records, published are {declaration.counts[part]}"
         for part, count in counts.items()
-        if count != published.get(part, count)
+        if count != declaration.counts.get(part, count)
     ]
     if differ and not partial:
         raise DataError(
-            f"{data_set}: {'; '.join(differ)}. Complete the folder, or give --partial to prepare"
-            " what is there"
+            f"{declaration.name}: {'; '.join(differ)}. Complete the folder, or give --partial to"
+            " prepare what is there"
         )
     if not any(counts.values()):
-        raise DataError(f"{data_set}: there is nothing to prepare")
+        raise DataError(f"{declaration.name}: there is nothing to prepare")
     for line in differ:
         say(f"partial: {line}")
     for part in chosen:
