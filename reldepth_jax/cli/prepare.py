@@ -17,17 +17,17 @@ from reldepth_jax import config
 from reldepth_jax.cli import command
 from reldepth_jax.registry import SOURCES
 
-DATA_SETS = {
-    name: entry.options for name, entry in SOURCES.entries.items() if "prepared" in entry.options
-}
-RENDERED = [name for name, options in DATA_SETS.items() if "root" not in options]
-"""Those that have no folder."""
+
+def data_sets() -> list[str]:
+    """Return the sources that can read prepared shards."""
+    return [name for name, entry in SOURCES.entries.items() if "prepared" in entry.options]
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("prepare", __doc__)
-    options.add_argument("data_set", metavar="NAME", choices=DATA_SETS, help=", ".join(DATA_SETS))
+    names = data_sets()
+    options.add_argument("data_set", metavar="NAME", choices=names, help=", ".join(names))
     options.add_argument("--manual-dir", metavar="DIR", help="the extracted folder")
     options.add_argument("--data-dir", metavar="DIR", required=True, help="where shards are kept")
     options.add_argument(
@@ -47,9 +47,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, prepare or verify."""
     options, _ = command.parse(parser(), argv)
-    if options.data_set in RENDERED and options.manual_dir is not None:
+    rendered = "root" not in SOURCES.lookup(options.data_set).options
+    if rendered and options.manual_dir is not None:
         raise config.ConfigError(f"{options.data_set} is rendered; leave --manual-dir")
-    if options.manual_dir is None and not options.verify and options.data_set not in RENDERED:
+    if options.manual_dir is None and not options.verify and not rendered:
         raise config.ConfigError("--manual-dir is needed: the extracted folder of the data set")
     if options.verify and (options.parts or options.partial):
         raise config.ConfigError("--verify takes all that is prepared; leave --parts and --partial")

@@ -166,5 +166,6 @@ def too_many(log: str | os.PathLike[str], samples: int, share: float) -> str | N
     first = "; ".join(list(unreadable.values())[:3])
     return (
         f"{len(unreadable)} of {samples} samples cannot be read, more than {limit}"
-        f" (data.max_unreadable): {first}; all are listed in {log}; delete it when they are repaired"
+        f" (data.max_unreadable): {first}; all are listed in {log}, to be deleted when they are"
+        " repaired"
     )
