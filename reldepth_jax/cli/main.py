@@ -13,7 +13,7 @@ from reldepth_jax.registry import did_you_mean
 
 COMMANDS = (
     "train", "predict", "evaluate", "compare", "convert", "models", "check-data", "prepare",
-    "inspect", "benchmark", "ablate", "launch", "completion",
+    "inspect", "benchmark", "ablate", "launch", "train-until-done", "completion",
 )  # fmt: skip
 """Each is a module of this folder with `parser()` and `main(argv)`; the first line of its docstring
 says what it does."""

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from reldepth_jax import failpoints
-from reldepth_jax.config import TrainConfig
+from reldepth_jax.config import Config, TrainConfig
 from reldepth_jax.errors import UserError
 from reldepth_jax.training.preemption import Interrupt, Stopped
 from reldepth_jax.training.state import TrainState
@@ -32,124 +32,146 @@ class NonFiniteError(UserError):
     exit_code = 5
 
 
-@runtime_checkable
-class Batches(Protocol):
-    """Where batches come from; may raise Stopped while it waits."""
+class Steps:
+    """Batches and the training step, at most one ahead of the device.
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        """Return the next batch."""
-        ...
+    A stop must not wait for a queue of steps. `distributed.lockstep` takes them in several
+    processes.
+    """
 
+    unreadable = 0
+    """Samples in the last step that could not be read."""
+    ended: UserError | None = None
+    """Why other processes have ended the run."""
 
-@runtime_checkable
-class Recorder(Protocol):
-    """Where numbers go."""
+    def __init__(
+        self,
+        batches: Iterator[dict[str, np.ndarray]],
+        train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+        put: Callable[[dict[str, np.ndarray]], Batch] = jax.device_put,
+    ):
+        """`batches` may raise Stopped while it waits; `put` places a batch on the devices."""
+        self.batches = batches
+        self._train_step, self._put = train_step, put
+        self._before: Metrics = {}
 
-    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        """Write the numbers of a step."""
-        ...
+    def left_together(self) -> contextlib.AbstractContextManager[None]:
+        """Return what waits for other processes at its end, of which there are none."""
+        return contextlib.nullcontext()
+
+    def take(self, state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, Metrics]:
+        """Take a step, and wait for the one before."""
+        self.unreadable = int(np.sum(batch.pop("unreadable", 0)))
+        state, metrics = self._train_step(state, self._put(batch))
+        jax.block_until_ready(self._before)
+        self._before = metrics
+        return state, {"bad_samples": np.float32(self.unreadable), **metrics}
 
 
 def fit(
     state: TrainState,
-    batches: Batches,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    config: TrainConfig,
+    steps: Steps,
+    config: Config,
     *,
-    validate: Callable[[TrainState, int], None],
-    save: Callable[[TrainState, int], None],
-    poll: Callable[[int], UserError | None] = lambda bad_samples: None,
-    records: Recorder,
+    validate: Callable[[TrainState], None],
+    save: Callable[[TrainState], None],
+    poll: Callable[[int], UserError | None] = lambda unreadable: None,
+    log: Callable[[int, dict[str, float]], None],
     interrupt: Interrupt,
     console: Console,
-    put: Callable[[dict[str, np.ndarray]], Batch] = jax.device_put,
 ) -> TrainState:
-    """Train from `state.step` to `config.steps` and return the last state.
+    """Train from `state.step` to `config.train.steps` and return the last state.
 
     Order: validate and save what is due on the state before the step, then fetch, step, log; so an
     interrupted run that is continued does what the uninterrupted one did. A save is due by steps,
     by minutes, after a validation, at an interruption and at the end. An interruption cuts
     validating and waiting for a batch short.
 
-    `poll` is asked after each step, with the number of bad samples in it, whether to stop.
+    `poll` is called after each step with the number of unreadable samples, and may return why to
+    stop. `log` is called with each step that is a multiple of `log_every`, and means since the one
+    before.
 
-    Raises, after saving, what `batches` raised, what `poll` returned, and NonFiniteError when
-    `config.max_skipped` steps in a row were skipped, or as many and 1 % of all.
+    Raises, after saving, what reading a batch raised, what `poll` returned, and NonFiniteError when
+    `max_skipped` steps in a row were skipped, or as many and 1 % of all.
     """
+    settings = config.train
     start = int(state.step)
     saved_at, saved_step = time.monotonic(), start
-    pending: list[Metrics] = []
+    window: list[Metrics] = []
     window_start = time.monotonic()
-    columns = (
-        TextColumn("[bold]training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} images/s"),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  whdr {task.fields[whdr]:.1%}"),
-    )
-    unknown = float("nan")
     failure: UserError | None = None
-    with Progress(*columns, console=console, speed_estimate_period=120) as progress:
-        bar = progress.add_task(
-            "", total=config.steps, completed=start, rate=0.0, loss=unknown, whdr=unknown
-        )
-        for step in range(start, config.steps + 1):
-            last = step == config.steps
+    with _progress(console, start, settings.steps) as show:
+        for step in range(start, settings.steps + 1):
+            last = step == settings.steps
             validated = False
-            if (last or step % config.eval_every == 0) and not interrupt and not failure:
+            if (last or step % settings.eval_every == 0) and not interrupt and not failure:
                 began = time.monotonic()
                 failpoints.reach("evaluation")
-                with contextlib.suppress(Stopped):
-                    validate(state, step)
-                    validated = True
+                # Not where the last step was no step, because another process has stopped it.
+                if int(state.step) == step:
+                    with contextlib.suppress(Stopped):
+                        validate(state)
+                        validated = True
                 window_start += time.monotonic() - began
             minutes = (time.monotonic() - saved_at) / 60
-            due = step % config.checkpoint_every == 0 or minutes >= config.checkpoint_minutes
+            due = step % settings.checkpoint_every == 0 or minutes >= settings.checkpoint_minutes
             if (step > saved_step and (due or validated)) or interrupt or failure or last:
                 if last:
                     failpoints.reach("final")
-                save(state, step)
+                save(state)
                 saved_at, saved_step = time.monotonic(), step
                 interrupt.in_flight, interrupt.unsaved = interrupt.unsaved, 0
             if interrupt or failure or last:
                 break
             try:
-                batch = next(batches)
+                batch = next(steps.batches)
             except Stopped:
-                save(state, step)
+                save(state)
                 break
             except Exception:
-                save(state, step)
+                save(state)
                 raise
             failpoints.reach("step" if step > start else "compile")
-            bad = int(batch.pop("unreadable").sum()) if "unreadable" in batch else 0
-            device_batch = put(batch)
-            state, metrics = train_step(state, device_batch)
+            state, metrics = steps.take(state, batch)
             interrupt.unsaved = step + 1 - saved_step
-            pending.append({"bad_samples": np.float32(bad), **metrics})
-            # One step ahead of the device, no more: a stop must not wait for a queue of them.
-            jax.block_until_ready(pending[-2:-1])
-            failure = poll(bad)
-            logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
-            # A step that another process has stopped is no step.
-            if logged and not metrics.get("stop", 0):
-                numbers, not_finite = _summary(pending, step + 1, config)
+            window.append(metrics)
+            failure = steps.ended or poll(steps.unreadable)
+            logged = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
+            if logged and int(state.step) == step + 1:
+                numbers, not_finite = _summary(window, step + 1, settings)
                 failure = failure or not_finite
-                seconds = time.monotonic() - window_start
-                numbers["images_per_second"] = len(pending) * len(device_batch["mask"]) / seconds
-                records.scalars(step + 1, "train", numbers)
-                pending, window_start = [], time.monotonic()
-                progress.update(
-                    bar,
-                    completed=step + 1,
-                    rate=numbers["images_per_second"],
-                    loss=numbers["loss"],
-                    whdr=numbers["whdr"],
-                )
+                images = len(window) * config.data.batch_size
+                numbers["images_per_second"] = images / (time.monotonic() - window_start)
+                log(step + 1, numbers)
+                window, window_start = [], time.monotonic()
+                show(step + 1, numbers)
     if failure:
         raise failure
     return state
+
+
+@contextlib.contextmanager
+def _progress(
+    console: Console, start: int, steps: int
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Show a bar; yields what is called with the step and its numbers."""
+    columns = (
+        TextColumn("[bold]training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[images_per_second]:.1f} images/s"),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  whdr {task.fields[whdr]:.1%}"),
+    )
+    fields: dict[str, Any] = {"images_per_second": 0.0, "loss": float("nan"), "whdr": float("nan")}
+    with Progress(*columns, console=console, speed_estimate_period=120) as progress:
+        bar = progress.add_task("", total=steps, completed=start, **fields)
+
+        def show(step: int, numbers: dict[str, float]) -> None:
+            shown: dict[str, Any] = {name: numbers[name] for name in fields}
+            progress.update(bar, completed=step, **shown)
+
+        yield show
 
 
 def _summary(

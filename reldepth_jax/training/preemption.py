@@ -22,7 +22,7 @@ UNFINISHED = 75
 """Exit code when `train.max_minutes` ended the session: run the same command again."""
 _SOON = 1.0
 """Seconds in which the loop may stop by itself when nothing would be lost."""
-_TELLING = 0.5
+_LAST_WORDS = 0.5
 """Seconds for saying why the process ends."""
 
 
@@ -77,8 +77,8 @@ def catch_interrupts(
       grace: seconds after the signal in which the loop must have saved.
       saving: whether a checkpoint is being written; the process is not ended before it is done or
         the grace period is over.
-      on_abandon: told, before the process ends without the loop's doing, why and how many steps
-        are lost.
+      on_abandon: called with the reason and the steps that are lost, before the process is ended
+        although the loop has not stopped.
     """
     interrupt = Interrupt()
     reader, writer = os.pipe()
@@ -90,16 +90,16 @@ def catch_interrupts(
     def abandon(code: int, reason: str) -> None:
         lost = interrupt.unsaved + (interrupt.in_flight if saving() else 0)
 
-        def tell() -> None:
+        def say() -> None:
             with contextlib.suppress(Exception):
                 on_abandon(reason, lost)
                 sys.stdout.flush()
                 sys.stderr.flush()
 
-        # Nobody may read what is printed: that must not keep the process.
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
-        teller.join(_TELLING)
+        # Printing may block if nobody reads it: that must not keep the process.
+        speaker = threading.Thread(target=say, daemon=True)
+        speaker.start()
+        speaker.join(_LAST_WORDS)
         os._exit(code)
 
     def watch() -> None:

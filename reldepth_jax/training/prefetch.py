@@ -1,4 +1,4 @@
-"""The next batch, without waiting for it for ever.
+"""The next batch, without waiting for it forever.
 
 A thread keeps one batch ahead of the loop, so that the loop can stop, or complain, while a file
 system hangs. Batches are functions of the step: after a worker process was killed the pipeline is
@@ -20,7 +20,7 @@ RESTARTS = 3
 
 
 class DataStopped(UserError):
-    """No more batches can be had, in one line."""
+    """There are no more batches."""
 
     exit_code = 3
 
@@ -38,9 +38,9 @@ class Fetcher:
         warn: Callable[[str], None],
         reading: Callable[[], str] = lambda: "",
     ):
-        """Begin at once; `warn` is told of workers that were lost.
+        """Begin at once; `warn` is called with a line for each worker that was lost.
 
-        `reading` returns what is being read, if that is known.
+        `reading` returns what is being read, empty if that is not known.
         """
         self._open, self._step = open_batches, start
         self._timeout, self._interrupt, self._warn = timeout, interrupt, warn
@@ -49,6 +49,9 @@ class Fetcher:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
         self._thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
 
     def __next__(self) -> Batch:
         """Return the next batch.

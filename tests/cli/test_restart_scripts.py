@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
-LOOP = "scripts/train_until_done.sh"
-BATCH = "scripts/train.sbatch"
+ROOT = pathlib.Path(__file__).parents[2]
+LOOP = [sys.executable, str(ROOT / "scripts/train_until_done.py")]
+BATCH = ["bash", "scripts/train.sbatch"]
 
 # One attempt: takes the next line of `plan`, "CODE [STEP]", saves STEP and ends with CODE.
 FAKE_PYTHON = """#!/bin/bash
@@ -46,8 +48,8 @@ sys.exit(128 + seen[0] if seen else 99)
 class Machine:
     """A folder with a plan for the stand-in of Python, and a run directory."""
 
-    def __init__(self, here: pathlib.Path):
-        self.here, self.run = here, here / "run"
+    def __init__(self, here: pathlib.Path, run: pathlib.Path | None = None):
+        self.here, self.run = here, run or here / "run"
         self.python = self.program(
             "python", FAKE_PYTHON.format(here=here, run=self.run, python=sys.executable)
         )
@@ -61,17 +63,24 @@ class Machine:
         return str(path)
 
     def start(
-        self, *plan: str, script: str = LOOP, group: bool = False, **variables: str
+        self,
+        *plan: str,
+        script: list[str] = LOOP,
+        options: list[str] | None = None,
+        where: pathlib.Path = ROOT,
+        group: bool = False,
+        **variables: str,
     ) -> subprocess.Popen[str]:
         (self.here / "plan").write_text("".join(f"{line}\n" for line in plan))
         environment = os.environ | {"PYTHON": self.python, "PAUSE": "0"} | variables
+        options = options or ["--config", "configs/smoke.py", "--workdir", str(self.run)]
         return subprocess.Popen(
-            ["bash", script, "--config", "configs/smoke.py", "--workdir", str(self.run)],
+            [*script, *options], cwd=where,
             env=environment, stderr=subprocess.PIPE, text=True, start_new_session=group,
         )  # fmt: skip
 
-    def code(self, *plan: str, script: str = LOOP, **variables: str) -> int:
-        process = self.start(*plan, script=script, group=False, **variables)
+    def code(self, *plan: str, **options: Any) -> int:
+        process = self.start(*plan, **options)
         self.stderr = process.communicate(timeout=20)[1]
         return process.returncode
 
@@ -97,9 +106,27 @@ def test_starts_again_until_training_is_finished(machine: Machine):
     assert machine.code(*plan) == 0
     calls = machine.lines("calls")
     assert len(calls) == 6
-    arguments = f"scripts/train.py --config configs/smoke.py --workdir {machine.run}"
+    arguments = f"-m reldepth_jax train --config configs/smoke.py --workdir {machine.run}"
     assert set(calls) == {arguments}
     assert "newest checkpoint: step 40" in machine.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "run_dir"),
+    [
+        # What scripts/train.py takes where no --workdir is given.
+        (["--config", "configs/redweb.py:diw"], "runs/redweb_diw"),
+        (["--config=a.py", "--workdir=b", "--workdir", "c"], "c"),
+        (["--config", "a.py", "--config.train.steps=9"], "runs/a"),
+    ],
+)
+def test_checkpoints_are_counted_where_training_saves_them(
+    tmp_path: pathlib.Path, options: list[str], run_dir: str
+):
+    machine = Machine(tmp_path, run=tmp_path / run_dir)
+    plan = [*(f"75 {step:08d}" for step in range(1, 7)), "0"]
+    assert machine.code(*plan, options=options, where=tmp_path) == 0
+    assert len(machine.lines("calls")) == 7
 
 
 @pytest.mark.parametrize("code", [2, 3, 4, 5, 6, 126, 127, 130])
@@ -166,6 +193,25 @@ def test_a_stop_during_the_pause_ends_the_loop(machine: Machine):
     assert len(machine.lines("calls")) == 1
 
 
+def test_an_interpreter_that_is_missing_is_one_line(machine: Machine):
+    assert machine.code(PYTHON="/nowhere/python") == 127
+    assert machine.stderr == "train_until_done: /nowhere/python: No such file or directory\n"
+
+
+def test_the_loop_starts_without_jax():
+    program = (
+        "import sys\n"
+        "from reldepth_jax.cli.train_until_done import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'jax', 'rich'} & sys.modules.keys()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "$ATTEMPTS" in result.stdout
+
+
 @pytest.fixture
 def cluster(machine: Machine) -> Machine:
     """Stand-ins for what Slurm brings; `sleep` only notes how long."""
@@ -213,12 +259,11 @@ def test_batch_job_says_when_it_cannot_be_queued(cluster: Machine):
 
 
 def test_batch_job_asks_slurm_for_a_warning_to_the_training_and_a_return():
-    asked = re.findall(r"^#SBATCH (.*)", pathlib.Path(BATCH).read_text(), re.MULTILINE)
+    asked = re.findall(r"^#SBATCH (.*)", pathlib.Path(BATCH[-1]).read_text(), re.MULTILINE)
     assert {"--requeue", "--signal=USR1@120", "--open-mode=append"} <= set(asked)
 
 
-@pytest.mark.parametrize("script", [LOOP, BATCH])
-def test_shell_scripts_parse(script: str):
-    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+def test_the_batch_script_parses():
+    assert subprocess.run(["bash", "-n", BATCH[-1]], check=False).returncode == 0
     if checker := shutil.which("shellcheck"):
-        assert subprocess.run([checker, script], check=False).returncode == 0
+        assert subprocess.run([checker, BATCH[-1]], check=False).returncode == 0

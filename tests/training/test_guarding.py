@@ -35,11 +35,7 @@ from reldepth_jax.training import step as step_module
 from reldepth_jax.training.loop import NonFiniteError
 from reldepth_jax.training.metrics_writer import MetricsWriter
 from tests.fixtures.marked import Marked, what_is_seen
-from tests.fixtures.training import Child, Points, config, digests, train, whole
-
-
-def newest(workdir: pathlib.Path) -> int:
-    return max(int(path.stem) for path in (workdir / "checkpoints").glob("[0-9]*.json"))
+from tests.fixtures.training import Child, Points, config, digests, newest, train, whole
 
 
 def left_over(workdir: pathlib.Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Processes killed with SIGKILL, at every named point and at random instants; nothing is lost.
 
-The long run is `scripts/kill_test.py`. That the checks can fail is shown with each of the three
+The long run is `python -m tests.kills`. That the checks can fail is shown with each of the three
 protections switched off, in this process, where that is the same and takes a tenth of the time.
 """
 

@@ -25,16 +25,16 @@ from flax import nnx
 from rich.console import Console
 
 from reldepth_jax import failpoints
-from reldepth_jax.config import Choice, ConfigError, MixedSource, TrainConfig
+from reldepth_jax.config import Choice, Config, ConfigError, MixedSource, TrainConfig
 from reldepth_jax.run_dir.history import History
 from reldepth_jax.training import prefetch
 from reldepth_jax.training import run as training_run
-from reldepth_jax.training.loop import fit
+from reldepth_jax.training.loop import Steps, fit
 from reldepth_jax.training.preemption import Interrupt, catch_interrupts
 from reldepth_jax.training.state import TrainState
-from scripts import stop_test
 from tests.fixtures import marked
-from tests.fixtures.training import CONFIG, Child, Points, config, digests, train, whole
+from tests.fixtures.training import CONFIG, Child, Points, config, digests, newest, train, whole
+from tests.kills import stops
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_the_step_that_was_reached_is_saved_and_the_run_continues_there(
     assert code == 128 + sent
     reached = points.steps if saved is None else saved
     assert reached == points.steps
-    assert stop_test.newest(tmp_path) == reached
+    assert newest(tmp_path) == reached
     assert f"{sent.name}: saved at step {reached} of 8; the same command continues" in said
     stopped = History(tmp_path).events()[-1]
     assert (stopped["event"], stopped["step"], stopped["reason"]) == ("stopped", reached, sent.name)
@@ -132,7 +132,7 @@ def test_a_slow_save_after_the_signal_is_waited_for(
     monkeypatch.setattr(failpoints, "reach", reach)
     code, _ = train(config(train__checkpoint_every=100), tmp_path)
     assert code == 143
-    assert stop_test.newest(tmp_path) == 3
+    assert newest(tmp_path) == 3
 
 
 def test_a_slow_save_that_had_begun_is_waited_for(
@@ -153,7 +153,7 @@ def test_a_slow_save_that_had_begun_is_waited_for(
     monkeypatch.setattr(failpoints, "reach", reach)
     code, _ = train(config(), tmp_path)
     assert code == 143
-    assert stop_test.newest(tmp_path) == 4
+    assert newest(tmp_path) == 4
 
 
 def test_the_loop_is_at_most_one_step_ahead_of_the_device():
@@ -178,17 +178,12 @@ def test_the_loop_is_at_most_one_step_ahead_of_the_device():
     zero = jnp.zeros((), jnp.int32)
     fit(
         TrainState(zero, nnx.State({}), nnx.State({}), (), zero, zero),
-        itertools.repeat({"mask": np.ones((2, 1, 1), np.bool_)}), step,
-        TrainConfig(steps=9, log_every=1000),
-        validate=lambda state, step: None, save=lambda state, step: None,
-        records=Silent(), interrupt=Interrupt(), console=Console(quiet=True),
+        Steps(itertools.repeat({"mask": np.ones((2, 1, 1), np.bool_)}), step),
+        Config(train=TrainConfig(steps=9, log_every=1000)),
+        validate=lambda state: None, save=lambda state: None,
+        log=lambda step, numbers: None, interrupt=Interrupt(), console=Console(quiet=True),
     )  # fmt: skip
     assert ahead == [1, 2, 2, 2, 2, 2, 2, 2, 2]
-
-
-class Silent:
-    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        pass
 
 
 def test_waiting_for_data_is_cut_short(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
@@ -238,7 +233,7 @@ def test_a_second_ctrl_c_exits_at_once_and_the_last_checkpoint_stays(tmp_path: p
     assert match, output
     done = child.points().count("step") + child.points().count("compile")
     assert int(match[1]) == done - 3 >= 1
-    assert stop_test.newest(tmp_path / "run") == 3
+    assert newest(tmp_path / "run") == 3
     code, said = train(config(), tmp_path / "run")
     assert code == 0
     assert digests(tmp_path / "run") == whole()
@@ -259,7 +254,7 @@ def test_a_save_slower_than_the_grace_period_is_given_up_and_harms_nothing(tmp_p
     assert match, output
     done = child.points().count("step") + child.points().count("compile")
     assert int(match[1]) == done - 3 >= 3
-    assert stop_test.newest(tmp_path / "run") == 3
+    assert newest(tmp_path / "run") == 3
     assert step_of(tmp_path / "run") == 3
 
 
@@ -278,7 +273,7 @@ def test_signals_are_answered_after_jax_distributed_was_initialised(tmp_path: pa
     code, output, seconds = child.end()
     assert code == 143, output
     assert seconds < 10
-    reached = stop_test.newest(tmp_path / "run")
+    reached = newest(tmp_path / "run")
     assert 3 <= reached < 8
     assert f"SIGTERM: saved at step {reached} of 8" in output
     assert step_of(tmp_path / "run") == reached
@@ -286,28 +281,26 @@ def test_signals_are_answered_after_jax_distributed_was_initialised(tmp_path: pa
 
 def test_signals_at_random_moments_lose_no_step(tmp_path: pathlib.Path):
     draw = random.Random(0)
-    environment = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "MARKED_SLOW": "0.02"}
+    environment = {"MARKED_SLOW": "0.02"}
     with futures.ThreadPoolExecutor(2) as pool:
-        stops = list(
+        found = list(
             pool.map(
-                lambda phase: stop_test.stop_once(
-                    CONFIG, tmp_path / phase, phase, draw, environment=environment
-                ),
-                stop_test.PHASES,
+                lambda phase: stops.stop_once(CONFIG, tmp_path / phase, phase, draw, environment),
+                stops.PHASES,
             )
         )
-    print(stop_test.table(stops))
-    assert stop_test.problems(stops) == []
-    assert len(stops) == 6
-    assert any(stop.saved > 0 for stop in stops)
-    assert max(stop.seconds for stop in stops) < 10
+    print(stops.table(found))
+    assert stops.problems(found) == []
+    assert len(found) == 6
+    assert any(stop.saved > 0 for stop in found)
+    assert max(stop.seconds for stop in found) < 10
 
 
 def test_a_lost_step_is_a_problem():
-    good = stop_test.Stop("step", 1.0, 143, reached=5, saved=5, output="")
-    assert stop_test.problems([good, dataclasses.replace(good, code=0)]) == []
+    good = stops.Stop("step", 1.0, 143, reached=5, saved=5, output="")
+    assert stops.problems([good, dataclasses.replace(good, code=0)]) == []
     for bad in ({"saved": 4}, {"code": 1}, {"code": 137}):
-        assert len(stop_test.problems([good, dataclasses.replace(good, **bad)])) == 1
+        assert len(stops.problems([good, dataclasses.replace(good, **bad)])) == 1
 
 
 def test_a_late_signal_or_a_thread_that_hangs_does_not_change_the_exit_code():
@@ -356,7 +349,7 @@ def test_minutes_end_a_session_with_its_own_code_and_the_state_saved(
         code, said = train(config(train__max_minutes=60), tmp_path)
     assert code == 75
     assert "train.max_minutes are over: saved at step 4 of 8; the same command continues" in said
-    assert stop_test.newest(tmp_path) == 4
+    assert newest(tmp_path) == 4
     # The same run with another limit, or none.
     code, said = train(config(), tmp_path)
     assert code == 0
@@ -389,9 +382,9 @@ def test_epochs_are_passes_over_the_source(
     asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, mix=mix))
     sizes = [count, *(1000 for _ in shares)]
     sources = [marked.Marked(split="train", size=(32, 64), count=size) for size in sizes]
-    assert training_run._with_steps(asked, sources).train.steps == steps
+    assert training_run.steps_from_epochs(asked, sources).train.steps == steps
     none = dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=0.0))
-    assert training_run._with_steps(none, sources).train.steps == 7
+    assert training_run.steps_from_epochs(none, sources).train.steps == 7
 
 
 def test_epochs_of_a_subset_and_warm_up(tmp_path: pathlib.Path):
@@ -403,7 +396,7 @@ def test_epochs_of_a_subset_and_warm_up(tmp_path: pathlib.Path):
     assert saved["train"]["steps"] == 3
     # More epochs prolong the run.
     code, said = train(config(data__subset=10, train__epochs=2), tmp_path)
-    assert (code, stop_test.newest(tmp_path)) == (0, 5)
+    assert (code, newest(tmp_path)) == (0, 5)
     assert "continuing at step 3" in said
     # 1000 steps would have held the warm-up, one epoch of 3 does not.
     late = config(data__subset=10, train__epochs=1, optim__warmup_steps=3, train__steps=1000)
@@ -455,7 +448,7 @@ def test_a_hanging_file_system_ends_the_process_with_its_code(tmp_path: pathlib.
     assert code == 3
     assert "Traceback" not in output
     last = output.strip().splitlines()[-1]
-    reached = stop_test.newest(tmp_path / "run")
+    reached = newest(tmp_path / "run")
     assert last.startswith(f"error: step {reached}: no batch for 1.5 seconds, reading sample 0 of")
     assert "(train/0.png)" in last
     assert reached >= 1

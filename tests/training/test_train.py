@@ -39,7 +39,7 @@ from reldepth_jax.run_dir.saved_config import RunError, differences, save_config
 from reldepth_jax.samplers.uniform import UniformPairs
 from reldepth_jax.training import optimizer
 from reldepth_jax.training import run as training_run
-from reldepth_jax.training.loop import NonFiniteError, fit
+from reldepth_jax.training.loop import NonFiniteError, Steps, fit
 from reldepth_jax.training.preemption import Interrupt, catch_interrupts
 from reldepth_jax.training.state import TrainState, new_state
 from reldepth_jax.training.step import make_train_step
@@ -268,7 +268,7 @@ def test_bfloat16_keeps_parameters_statistics_and_scores_in_float32():
     assert jnp.any(narrow != wide)
 
 
-class Steps:
+class CountedStep:
     """A train step that counts; `bad_steps` are not finite."""
 
     def __init__(self, *bad_steps: int):
@@ -287,24 +287,20 @@ class Steps:
         return new, metrics
 
 
-class Records:
-    def __init__(self):
-        self.lines: list[dict[str, float]] = []
-
-    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        self.lines.append({"step": step, **values})
+Logged = list[dict[str, float]]
 
 
 def run_loop(
     config: TrainConfig,
-    step: Steps,
+    step: CountedStep,
     interrupt: Interrupt | None = None,
     start: int = 0,
-    records: Records | None = None,
+    logged: Logged | None = None,
     events: list[tuple[str, int]] | None = None,
-    poll: Callable[[int], UserError | None] = lambda bad_samples: None,
+    poll: Callable[[int], UserError | None] = lambda unreadable: None,
 ):
     events = [] if events is None else events
+    logged = [] if logged is None else logged
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for index in itertools.count(start):
@@ -314,17 +310,18 @@ def run_loop(
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(zero + start, nnx.State({}), nnx.State({}), (), zero, zero)
     final = fit(
-        state, batches(), step, config,
-        validate=lambda state, step: events.append(("validate", step)),
-        save=lambda state, step: events.append(("save", step)),
-        poll=poll, records=records or Records(), interrupt=interrupt or Interrupt(), console=QUIET,
+        state, Steps(batches(), step), Config(train=config),
+        validate=lambda state: events.append(("validate", int(state.step))),
+        save=lambda state: events.append(("save", int(state.step))),
+        poll=poll, log=lambda step, numbers: logged.append({"step": step, **numbers}),
+        interrupt=interrupt or Interrupt(), console=QUIET,
     )  # fmt: skip
     return final, events
 
 
 def test_the_loop_validates_saves_and_fetches_in_order():
     config = TrainConfig(steps=5, eval_every=2, checkpoint_every=2, log_every=2)
-    final, events = run_loop(config, Steps())
+    final, events = run_loop(config, CountedStep())
     assert int(final.step) == 5
     assert events == [
         ("validate", 0), ("batch", 0), ("batch", 1),
@@ -335,25 +332,25 @@ def test_the_loop_validates_saves_and_fetches_in_order():
 
 
 def test_a_finished_run_only_validates():
-    _, events = run_loop(TrainConfig(steps=5), Steps(), start=5)
+    _, events = run_loop(TrainConfig(steps=5), CountedStep(), start=5)
     assert events == [("validate", 5), ("save", 5)]
 
 
 def test_an_interrupt_saves_the_step_that_was_reached():
     interrupt = Interrupt()
     interrupt.received = signal.SIGTERM
-    final, events = run_loop(TrainConfig(steps=5, eval_every=5), Steps(), interrupt, start=2)
+    final, events = run_loop(TrainConfig(steps=5, eval_every=5), CountedStep(), interrupt, start=2)
     assert events == [("save", 2)]
     assert int(final.step) == 2
     assert interrupt.exit_code == 143
 
 
 def test_a_few_steps_that_are_not_finite_are_counted_and_left_out_of_the_means():
-    records = Records()
+    logged: Logged = []
     config = TrainConfig(steps=6, log_every=3, max_skipped=3)
-    final, _ = run_loop(config, Steps(1, 4), records=records)
+    final, _ = run_loop(config, CountedStep(1, 4), logged=logged)
     assert int(final.step) == 6
-    assert [(line["step"], line["skipped"], line["loss"]) for line in records.lines] == [
+    assert [(line["step"], line["skipped"], line["loss"]) for line in logged] == [
         (3, 1, 1.0), (6, 2, 1.0)
     ]  # fmt: skip
 
@@ -373,13 +370,15 @@ def test_too_many_steps_that_are_not_finite_stop_the_run_after_saving(
     events: list[tuple[str, int]] = []
     config = TrainConfig(steps=400, log_every=steps, eval_every=400, max_skipped=2)
     with pytest.raises(NonFiniteError, match=where) as caught:
-        run_loop(config, Steps(*bad_steps), events=events)
+        run_loop(config, CountedStep(*bad_steps), events=events)
     assert caught.value.exit_code == 5
     assert events[-1] == ("save", steps)
 
 
 def test_skipped_steps_below_one_percent_do_not_stop_a_long_run():
-    final, _ = run_loop(TrainConfig(steps=400, log_every=400, max_skipped=2), Steps(50, 150, 250))
+    final, _ = run_loop(
+        TrainConfig(steps=400, log_every=400, max_skipped=2), CountedStep(50, 150, 250)
+    )
     assert int(final.skipped) == 3
 
 
@@ -387,7 +386,7 @@ def test_what_polling_returns_stops_the_run_after_saving():
     events: list[tuple[str, int]] = []
     asked = iter([None, None, UserError("too many bad images")])
     with pytest.raises(UserError, match="too many bad images"):
-        run_loop(TrainConfig(steps=9), Steps(), events=events, poll=lambda bad: next(asked))
+        run_loop(TrainConfig(steps=9), CountedStep(), events=events, poll=lambda bad: next(asked))
     assert events[-1] == ("save", 3)
 
 

@@ -1,26 +1,26 @@
-"""One run on all devices of all processes: the batch is split, the state is on each of them.
+"""The processes of one run: joining them, and what they agree on.
 
-The loss and BatchNorm see the global batch; XLA inserts what has to be exchanged. Several processes
-are those of `jax.distributed`; the first of them alone touches the run directory. What one process
-does here with others it does in the same order as they.
+The processes are those of `jax.distributed`; the first alone touches the run directory. What one of
+them does here with the others, all do in the same order.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from reldepth_jax.errors import UserError
 from reldepth_jax.training.preemption import SIGNALS
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _TASKS = "SLURM_STEP_NUM_TASKS"
@@ -33,9 +33,14 @@ class Ended(UserError):
         super().__init__(reason)
         self.exit_code = code
 
+    @classmethod
+    def by(cls, code: int) -> "Ended":
+        """Return what to raise where another process has sent an exit code."""
+        return cls(f"another process has ended with code {code}; its output says why", code)
+
 
 class LostError(UserError):
-    """Something done by all processes has failed: probably one of them is gone."""
+    """Something that all processes do has failed: probably one of them is gone."""
 
     exit_code = 7
 
@@ -44,9 +49,9 @@ def join() -> None:
     """Join the other processes of the run, if this one was started as one of several.
 
     These are the tasks of a Slurm job step, or what `JAX_COORDINATOR_ADDRESS` (host:port of
-    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (0, 1, …) say. Nothing may have been
-    computed before. A process that dies ends the others after at most 100 seconds, which is the
-    heartbeat of `jax.distributed`.
+    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (0, 1, …) say. Call it before anything is
+    computed. A process that dies ends the others after at most 100 seconds, the heartbeat of
+    `jax.distributed`.
 
     Raises UserError for wrong variables. JAX ends the process if the others do not come within 5
     minutes.
@@ -69,7 +74,7 @@ def join() -> None:
             f" {numbers[0]!r}"
         )
     if count > 1:
-        # Not asked: where Slurm runs this process it would choose a device too.
+        # Without detection: under Slurm it would choose a device too.
         jax.distributed.initialize(address, count, index, cluster_detection_method="deactivate")
 
 
@@ -81,61 +86,6 @@ def several() -> bool:
 def is_first() -> bool:
     """Return whether this process alone validates, saves and records."""
     return jax.process_index() == 0
-
-
-class Devices:
-    """The devices of all processes, as many as there are."""
-
-    def __init__(self, batch_size: int, parts: int = 1):
-        """Raise UserError if the batch, taken in so many parts, cannot be split evenly."""
-        count = jax.process_count() * jax.local_device_count()
-        if batch_size % (count * parts):
-            what = f"{count} devices" + (f" times train.accumulate={parts}" if parts > 1 else "")
-            raise UserError(
-                f"data.batch_size must be a multiple of the {what}, got {batch_size}; nearest:"
-                f" {max(1, batch_size // (count * parts)) * count * parts}"
-            )
-        # Process by process, for each has its slots of the batch.
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-        mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
-        self._split = NamedSharding(mesh, PartitionSpec("data"))
-        self.replicated = NamedSharding(mesh, PartitionSpec())
-
-    def split(self, batch: dict[str, np.ndarray]) -> Any:
-        """Return the global batch on the devices, each with its part of the images.
-
-        `batch` is this process's share: slots b p / n to b (p + 1) / n in process p of n.
-        """
-        if not several():
-            return jax.device_put(batch, self._split)
-        return {
-            name: jax.make_array_from_process_local_data(self._split, values)
-            for name, values in batch.items()
-        }
-
-    def everywhere(self, state: T) -> T:
-        """Return arrays, or abstract ones, as they are to be on every device."""
-
-        def place(leaf: Any) -> Any:
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
-            if not several():
-                return jax.device_put(leaf, self.replicated)
-            values = np.asarray(leaf)
-            return jax.make_array_from_callback(values.shape, self.replicated, lambda _: values)
-
-        return jax.tree.map(place, state)
-
-    def alone(self, state: T) -> T:
-        """Return arrays, or abstract ones, for what this process computes without the others."""
-        sharding = SingleDeviceSharding(jax.local_devices()[0]) if several() else self.replicated
-
-        def place(leaf: Any) -> Any:
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-            return leaf.addressable_data(0) if several() else leaf
-
-        return jax.tree.map(place, state)
 
 
 def share(state: T) -> T:
@@ -153,7 +103,7 @@ def share(state: T) -> T:
         sent = np.concatenate(flat)
     else:
         sent = np.zeros(sum(sizes), np.uint8)
-    found = _together(lambda: multihost_utils.broadcast_one_to_all(sent))
+    found = _collective(lambda: multihost_utils.broadcast_one_to_all(sent))
     parts = np.split(np.asarray(found), np.cumsum(sizes)[:-1])
     return jax.tree.unflatten(
         tree,
@@ -191,25 +141,30 @@ def agreed() -> Iterator[None]:
         raise
     code = agree(0)
     if code:
-        raise Ended(f"another process has ended with code {code}; its output says why", code)
+        raise Ended.by(code)
 
 
-def end_together(body: Callable[[], int]) -> int:
-    """Return the largest exit code of all processes, once the body has ended in all.
+def ended_together(body: Callable[P, int]) -> Callable[P, int]:
+    """Let a function return the largest exit code of all processes, once it has ended in all.
 
-    Raises what `body` raised. Where another process has ended the run only the first one says so.
+    Raises what it raises. Where another process has ended the run only the first one says so.
     """
-    try:
-        code = body()
-    except LostError:
-        raise
-    except Exception as error:
-        with contextlib.suppress(LostError):
-            _agree_at_last(code_of(error))
-        if isinstance(error, Ended) and not is_first():
-            return error.exit_code
-        raise
-    return _agree_at_last(code)
+
+    @functools.wraps(body)
+    def together(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            code = body(*args, **kwargs)
+        except LostError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(LostError):
+                _agree_at_last(code_of(error))
+            if isinstance(error, Ended) and not is_first():
+                return error.exit_code
+            raise
+        return _agree_at_last(code)
+
+    return together
 
 
 def code_of(error: Exception) -> int:
@@ -237,12 +192,12 @@ def _agree_at_last(code: int) -> int:
 def _gather(number: int) -> list[int]:
     if not several():
         return [number]
-    return _together(
+    return _collective(
         lambda: multihost_utils.process_allgather(np.array(number, np.uint32))
     ).tolist()
 
 
-def _together(act: Callable[[], T]) -> T:
+def _collective(act: Callable[[], T]) -> T:
     try:
         return act()
     except Exception as error:  # ValueError, RuntimeError, JaxRuntimeError: by the back end

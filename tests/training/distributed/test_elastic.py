@@ -15,7 +15,7 @@ from reldepth_jax.data.pipeline import train_batches
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import load_config
-from reldepth_jax.training import run as training_run
+from reldepth_jax.training.distributed.devices import Devices
 from reldepth_jax.training.state import new_state
 from tests.fixtures import marked
 from tests.fixtures.training import Child, config, train
@@ -37,20 +37,20 @@ RECORDER = """
     import json, os, runpy
     import jax
     import numpy as np
-    from reldepth_jax.training.distributed.processes import Devices
+    from reldepth_jax.training.distributed.devices import Devices
     from tests.fixtures import marked
 
-    split = Devices.split
+    shard = Devices.shard
 
     def recorded(devices, batch):
-        found = split(devices, batch)
+        found = shard(devices, batch)
         assert len(found["image"].sharding.device_set) == jax.local_device_count()
         seen = [marked.what_is_seen(image) for image in np.asarray(found["image"])]
         with open(os.environ["SEEN"], "a") as file:
             file.write(json.dumps(seen, default=int) + chr(10))
         return found
 
-    Devices.split = recorded
+    Devices.shard = recorded
     runpy.run_path("scripts/train.py", run_name="__main__")
 """
 
@@ -156,7 +156,7 @@ EIGHT = """
     from reldepth_jax.training import step as step_module
     from reldepth_jax.training.state import new_state
     from reldepth_jax.data.pipeline import train_batches
-    from reldepth_jax.training.distributed.processes import Devices
+    from reldepth_jax.training.distributed.devices import Devices
     from tests.fixtures import marked
     from tests.fixtures.training import config
 
@@ -168,9 +168,9 @@ EIGHT = """
     for count in (1, 2, 4, 8):
         jax.devices, jax.local_device_count = lambda: present[:count], lambda: count
         devices = Devices(8)
-        state, losses = devices.everywhere(begin), []
+        state, losses = devices.replicate(begin), []
         for batch in batches:
-            state, metrics = step(state, devices.split(batch))
+            state, metrics = step(state, devices.shard(batch))
             losses.append(float(metrics["loss"]))
         assert len(metrics["loss"].sharding.device_set) == count
         print("losses", json.dumps(losses))
@@ -199,7 +199,7 @@ def test_a_batch_that_cannot_be_split_is_one_line(
 ):
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     with pytest.raises(UserError) as error:
-        training_run.Devices(batch)
+        Devices(batch)
     (line,) = str(error.value).splitlines()
     assert f"a multiple of the {devices} devices, got {batch}; nearest: {nearest}" in line
 
@@ -216,7 +216,7 @@ def test_it_is_told_before_anything_is_computed(
 def test_each_part_of_an_accumulated_batch_must_be_split_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
     with pytest.raises(UserError) as error:
-        training_run.Devices(12, 2)
+        Devices(12, 2)
     assert str(error.value) == (
         "data.batch_size must be a multiple of the 4 devices times train.accumulate=2, got 12;"
         " nearest: 8"

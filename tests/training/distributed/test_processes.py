@@ -17,9 +17,8 @@ from reldepth_jax.data.pipeline import train_batches
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir.history import History
 from reldepth_jax.training.distributed import processes
-from scripts import stop_test
 from tests.fixtures import marked, pair
-from tests.fixtures.training import Child, config, train
+from tests.fixtures.training import Child, config, newest, train
 
 BEGUN = 5
 """Steps of the run `continued` that one process makes."""
@@ -115,7 +114,7 @@ def test_a_signal_to_the_second_stops_both_and_one_process_continues(folder: pat
     # The third time that `step` is reached, it is the fourth step: of that it made a whole one.
     reached = BEGUN + 4
     assert (stopped["event"], stopped["step"], stopped["reason"]) == ("stopped", reached, "SIGTERM")
-    assert stop_test.newest(folder / "continued") == reached
+    assert newest(folder / "continued") == reached
     code, said = train(config(**pair.OPTIONS), folder / "continued")
     assert code == 0
     assert f"continuing at step {reached}" in said
@@ -138,7 +137,7 @@ def test_a_signal_to_the_second_stops_both_and_one_process_continues(folder: pat
 def test_both_stop_at_the_same_step(folder: pathlib.Path, name: str, code: int, saved: int | None):
     assert codes(folder, name) == [code, code]
     if saved is not None:
-        assert stop_test.newest(folder / name) == saved
+        assert newest(folder / name) == saved
         event = History(folder / name).events()[-1]
         assert (event["event"], event["step"]) == ("stopped", saved)
         assert [*logged(folder / name, "train")] == [*range(1, saved + 1)]
@@ -158,7 +157,7 @@ def test_an_error_of_one_process_ends_both(
     # Where it was not the first one's error, that one says so.
     assert (first, second) == (("planted", None) if broken == 0 else (other, "planted"))
     if saved is not None:
-        assert stop_test.newest(folder / name) == saved
+        assert newest(folder / name) == saved
 
 
 def test_bad_samples_of_all_processes_are_counted(folder: pathlib.Path):
@@ -192,7 +191,7 @@ def test_the_death_of_one_process_ends_the_other(folder: pathlib.Path):
     assert "has another one ended?" in first["error"]
     assert "\n" not in first["error"]
     assert first["seconds"] < 30
-    assert stop_test.newest(folder / "killed") == 4
+    assert newest(folder / "killed") == 4
 
 
 def test_sigterm_to_the_second_process_of_the_script_stops_both(tmp_path: pathlib.Path):
@@ -214,7 +213,7 @@ def test_sigterm_to_the_second_process_of_the_script_stops_both(tmp_path: pathli
         (code, said, seconds), (other, silent, _) = first.end(), second.end()
     assert (code, other) == (143, 143), said + silent
     assert seconds < 15
-    reached = stop_test.newest(tmp_path / "run")
+    reached = newest(tmp_path / "run")
     assert 1 <= reached < 500
     assert f"SIGTERM: saved at step {reached} of 500; the same command continues" in said
     assert "step" not in silent.replace("steps", "")

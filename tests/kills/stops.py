@@ -1,6 +1,6 @@
 """Measure what a stop signal costs: real processes, real SIGTERMs, at random moments.
 
-    python scripts/stop_test.py [--signals 20] [--config configs/smoke.py] [--tries 8] [--seed 0]
+    python -m tests.kills.stops [--signals 20] [--config configs/smoke.py] [--tries 8] [--seed 0]
 
 The first part trains CONFIG again and again from the beginning and stops each run in a phase of its
 own turn, at a random moment of it. It fails if a run lost a completed step or did not exit with
@@ -13,14 +13,12 @@ changes every array takes their place; a real run adds the rest of the step that
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import random
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,12 +26,21 @@ import time
 from collections.abc import Mapping, Sequence
 from unittest import mock
 
-from reldepth_jax.cli import command
+import jax
+from rich.console import Console
+
+from reldepth_jax import config as configs
+from reldepth_jax.run_dir import layout
+from reldepth_jax.run_dir.history import History, json_lines
+from reldepth_jax.training import run as training_run
+from reldepth_jax.training.preemption import Stopped
+from reldepth_jax.training.state import new_state
+from tests.fixtures.training import Child, newest
 
 PHASES = ("start", "compile", "step", "save", "evaluation", "final")
 """A save is in the background: of the loop it is a part only while the state is copied."""
 _AFTER = {
-    "start": ("", 1, 3.0),
+    "start": ("", 0, 3.0),
     "compile": ("compile", 1, 2.0),
     "step": ("step", 3, 0.3),
     "save": ("save.arrays", 2, 0.1),
@@ -42,7 +49,6 @@ _AFTER = {
 }
 """The point of `reldepth_jax.failpoints` after which a phase is hit, at which of its passes at
 most, and how many seconds later at most."""
-_TIMEOUT = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Stop:
     reached: int
     """Completed steps."""
     saved: int
-    """Newest step with a commit record, 0 if there is none."""
+    """Newest saved step, 0 if there is none."""
     output: str
 
     @property
@@ -72,72 +78,34 @@ def stop_once(
     folder: pathlib.Path,
     phase: str,
     draw: random.Random,
-    *,
-    number: signal.Signals = signal.SIGTERM,
-    options: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str],
 ) -> Stop:
-    """Train CONFIG in a process, send `number` at a random moment of `phase`, wait for the end."""
+    """Train CONFIG in a process, send SIGTERM at a random moment of `phase`, wait for the end."""
     point, most, delay = _AFTER[phase]
-    folder.mkdir(parents=True, exist_ok=True)
-    trace, workdir = folder / "trace.txt", folder / "run"
-    wanted, delay = draw.randint(1, most), draw.uniform(0, delay)
-    command = [sys.executable, "scripts/train.py", "--config", config, "--workdir", str(workdir)]
-    process = subprocess.Popen(
-        [*command, "--config.train.log_every=1", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, **(environment or {}), "RELDEPTH_TRACE": str(trace)},
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + _TIMEOUT
-        while point and _points(trace).count(point) < wanted and process.poll() is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{point} was not reached within {_TIMEOUT:.0f} s")
-            time.sleep(0.005)
-        time.sleep(delay)
-        points = _points(trace)
-        sent = time.monotonic()
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=_TIMEOUT)
-        seconds = time.monotonic() - sent
-    finally:
-        process.kill()
-        process.wait()
-    code = process.returncode
+    wanted, delay = draw.randint(min(1, most), most), draw.uniform(0, delay)
+    run = folder / "run"
+    run.parent.mkdir(parents=True)
+    child = Child(run, "--config", config, "--config.train.log_every=1", **environment)
+    child.wait_for(point, wanted)
+    time.sleep(delay)
+    points = child.points()
+    child.send(signal.SIGTERM)
+    code, output, seconds = child.end(timeout=300)
+    lines = json_lines(run / layout.METRICS)
     return Stop(
         _phase(points),
         seconds,
         code if code >= 0 else 128 - code,
-        _completed(workdir),
-        newest(workdir),
+        max((line["step"] for line in lines if line["group"] == "train"), default=0),
+        newest(run),
         output,
     )
-
-
-def newest(workdir: pathlib.Path) -> int:
-    """Return the newest step with a commit record, 0 if there is none."""
-    return max(
-        (int(path.stem) for path in (workdir / "checkpoints").glob("[0-9]*.json")), default=0
-    )
-
-
-def _completed(workdir: pathlib.Path) -> int:
-    try:
-        lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return 0
-    records = map(json.loads, lines)
-    return max((line["step"] for line in records if line["group"] == "train"), default=0)
 
 
 def _phase(points: Sequence[str]) -> str:
     loop = [point for point in points if point in (*PHASES, "restore")]
     saving = points.count("save.arrays") > points.count("commit.done")
     return (loop[-1] if loop else "import") + (", saving" if saving else "")
-
-
-def _points(trace: pathlib.Path) -> list[str]:
-    return trace.read_text(encoding="utf-8").split() if trace.exists() else []
 
 
 def problems(stops: Sequence[Stop]) -> list[str]:
@@ -161,18 +129,10 @@ def table(stops: Sequence[Stop]) -> str:
 
 
 def time_to_durable(folder: pathlib.Path, tries: int) -> tuple[float, list[float]]:
-    """Return the MB of a ResNet-50 state, and the seconds from SIGTERM to its commit record.
+    """Return the MB of a ResNet-50 state, and the seconds from SIGTERM to its manifest.
 
-    In this process: the session is that of a training, only its step and validation are stand-ins.
+    In this process: all is as in a training but the step, and the validation, which is left out.
     """
-    import jax
-    from rich.console import Console
-
-    from reldepth_jax import config as configs
-    from reldepth_jax.run_dir.history import History
-    from reldepth_jax.training import run as training_run
-    from reldepth_jax.training.state import new_state
-
     config = configs.load("configs/ranking_resnet50.py")
     never = dict.fromkeys(("steps", "log_every", "checkpoint_every"), 10**6)
     config = dataclasses.replace(
@@ -208,7 +168,7 @@ def time_to_durable(folder: pathlib.Path, tries: int) -> tuple[float, list[float
 
         with (
             mock.patch.object(training_run, "step_function", return_value=stand_in),
-            mock.patch.object(training_run._Session, "_validate"),
+            mock.patch.object(training_run, "evaluate_state", side_effect=Stopped),
             mock.patch.object(training_run.failpoints, "reach", reach),
         ):
             code = training_run.train(config, run, Console(quiet=True))
@@ -230,22 +190,15 @@ def main() -> int:
     parser.add_argument("--config", default="configs/smoke.py", help="what they train")
     parser.add_argument("--tries", type=int, default=8, help="of the second part (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options, _ = command.parse(parser)
+    options = parser.parse_args()
     draw = random.Random(options.seed)
+    stops: list[Stop] = []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        environment = {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        stops = []
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
         for number in range(options.signals):
             phase = PHASES[number % len(PHASES)]
-            stops.append(
-                stop_once(
-                    options.config, folder / str(number), phase, draw, environment=environment
-                )
-            )
+            stops.append(stop_once(options.config, folder / str(number), phase, draw, environment))
             print(table(stops[-1:]).splitlines()[-1], flush=True)
         if stops:
             print(table(stops))
@@ -265,4 +218,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Kill training processes and check that nothing but the last few steps is ever lost.
 
-python scripts/kill_test.py --kills 100 [--seed 0] [--workdir DIR]
+    python -m tests.kills --kills 100 [--seed 0] [--workdir DIR]
 
 Each named point of a run is killed around the first save, a later one and the last one; the other
 kills hit at random instants. About 5 seconds a kill on two idle CPU cores.
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from reldepth_jax.cli import command
+from tests.kills import harness
 
 
 def main() -> int:
@@ -24,13 +24,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="at least so many (default: 100)")
     parser.add_argument("--seed", type=int, help="of the random instants (default: another)")
     parser.add_argument("--workdir", help="where the runs are kept (default: they are not kept)")
-    options, _ = command.parse(parser)
+    options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
-
-    # The tests are not installed.
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-    from tests.kills import harness
-
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -38,10 +33,9 @@ def main() -> int:
 
     chains = [harness.FIRST_SAVE, harness.LATER_SAVES]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = pathlib.Path(options.workdir or scratch).absolute()
         try:
             tally, digests = harness.campaign(
-                folder,
+                pathlib.Path(options.workdir or scratch).absolute(),
                 chains=chains,
                 random_kills=max(1, options.kills - sum(map(len, chains))),
                 seed=seed,
@@ -61,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    sys.exit(main())
