@@ -37,7 +37,7 @@ from reldepth_jax.run_dir.saved_config import save_config
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.state import new_state
 from reldepth_jax.weights.from_run import load_run
-from tests.training.test_train import RESNET
+from tests.fixtures.training import RESNET
 
 State = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -18,22 +17,24 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from flax import nnx
-from rich.console import Console
 
 from reldepth_jax import failpoints
-from reldepth_jax.config import Choice, Config, ConfigError, MixedSource, TrainConfig
 from reldepth_jax.run_dir.history import History
-from reldepth_jax.training import prefetch
 from reldepth_jax.training import run as training_run
-from reldepth_jax.training.loop import Steps, fit
 from reldepth_jax.training.preemption import Interrupt, catch_interrupts
-from reldepth_jax.training.state import TrainState
 from tests.fixtures import marked
-from tests.fixtures.training import CONFIG, Child, Points, config, digests, newest, train, whole
+from tests.fixtures.training import (
+    CONFIG,
+    Child,
+    Points,
+    config,
+    digests,
+    newest,
+    step_of,
+    train,
+    whole,
+)
 from tests.kills import stops
 
 
@@ -49,11 +50,6 @@ def _never_ends_the_tests(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "_exit", exit_now)
     yield
     assert not ended
-
-
-def step_of(workdir: pathlib.Path) -> int:
-    """Return the step in the newest state: it is verified when it is restored."""
-    return int(np.frombuffer(digests(workdir)[".step"], np.int32)[0])
 
 
 @pytest.mark.parametrize(
@@ -154,36 +150,6 @@ def test_a_slow_save_that_had_begun_is_waited_for(
     code, _ = train(config(), tmp_path)
     assert code == 143
     assert newest(tmp_path) == 4
-
-
-def test_the_loop_is_at_most_one_step_ahead_of_the_device():
-    # A signal is answered after the steps that are queued: with log_every=1000 they were many.
-    ready, ahead = [0], []
-    numbers = itertools.count(1)
-
-    class Queued:
-        def __init__(self, number: int):
-            self._number = number
-
-        def block_until_ready(self) -> None:
-            ready.append(self._number)
-
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        number = next(numbers)
-        ahead.append(number - max(ready))
-        names = ("loss", "whdr", "grad_norm", "finite")
-        metrics = dict.fromkeys(names, np.float32(1)) | {"skipped": 0, "skipped_in_a_row": 0}
-        return state._replace(step=state.step + 1), metrics | {"queued": Queued(number)}
-
-    zero = jnp.zeros((), jnp.int32)
-    fit(
-        TrainState(zero, nnx.State({}), nnx.State({}), (), zero, zero),
-        Steps(itertools.repeat({"mask": np.ones((2, 1, 1), np.bool_)}), step),
-        Config(train=TrainConfig(steps=9, log_every=1000)),
-        validate=lambda state: None, save=lambda state: None,
-        log=lambda step, numbers: None, interrupt=Interrupt(), console=Console(quiet=True),
-    )  # fmt: skip
-    assert ahead == [1, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
 def test_waiting_for_data_is_cut_short(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
@@ -357,99 +323,33 @@ def test_minutes_end_a_session_with_its_own_code_and_the_state_saved(
     assert digests(tmp_path) == whole()
 
 
-def test_the_age_of_a_process_is_known_without_asking_the_system():
-    age = time.monotonic() - training_run._process_start()
-    assert age > 1  # imports, at least
+def test_a_signal_sets_the_flag_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT)
+    with catch_interrupts() as interrupt:
+        assert not interrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.received == signal.SIGINT
+        assert interrupt.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) == before
 
 
-@pytest.mark.parametrize(
-    ("count", "batch", "epochs", "shares", "steps"),
-    [
-        (23, 4, 2, (), 12),  # 46 images
-        (24, 4, 2, (), 12),
-        (24, 4, 0.5, (), 3),
-        (1, 4, 0.1, (), 1),
-        (30, 4, 2, (0.5,), 30),  # 60 images of the source are half of 120
-        (30, 4, 2, (0.25, 0.25), 30),
-        (30, 4, 2, (0.25,), 20),
-    ],
-)
-def test_epochs_are_passes_over_the_source(
-    count: int, batch: int, epochs: float, shares: tuple[float, ...], steps: int
-):
-    mix = tuple(MixedSource(source=Choice("marked"), share=share) for share in shares)
-    asked = config(data__batch_size=batch, train__epochs=epochs, train__steps=7)
-    asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, mix=mix))
-    sizes = [count, *(1000 for _ in shares)]
-    sources = [marked.Marked(split="train", size=(32, 64), count=size) for size in sizes]
-    assert training_run.steps_from_epochs(asked, sources).train.steps == steps
-    none = dataclasses.replace(asked, train=dataclasses.replace(asked.train, epochs=0.0))
-    assert training_run.steps_from_epochs(none, sources).train.steps == 7
-
-
-def test_epochs_of_a_subset_and_warm_up(tmp_path: pathlib.Path):
-    small = config(data__subset=10, train__epochs=1, train__steps=1000)
-    code, said = train(small, tmp_path)
-    assert code == 0
-    assert "3 steps in" in said
-    saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["train"]["steps"] == 3
-    # More epochs prolong the run.
-    code, said = train(config(data__subset=10, train__epochs=2), tmp_path)
-    assert (code, newest(tmp_path)) == (0, 5)
-    assert "continuing at step 3" in said
-    # 1000 steps would have held the warm-up, one epoch of 3 does not.
-    late = config(data__subset=10, train__epochs=1, optim__warmup_steps=3, train__steps=1000)
-    with pytest.raises(ConfigError, match=r"warmup_steps must be below train.steps \(3\)"):
-        train(late, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
-def test_a_source_that_hangs_is_named_after_the_time_out():
-    release = threading.Event()
-
-    def hang(step: int):
-        release.wait(30)
-        yield {}
-
-    fetcher = prefetch.Fetcher(
-        hang, 7, timeout=0.5, interrupt=Interrupt(), warn=lambda line: None,
-        reading=lambda: "sample 3 of source 0 (a/b.png)",
+def test_a_second_ctrl_c_ends_the_process_at_once():
+    # In a process of its own: nothing can be caught of os._exit.
+    program = """
+        import os, signal, time
+        from reldepth_jax.training.preemption import catch_interrupts
+        tell = lambda reason, lost: print(reason, lost)
+        with catch_interrupts(grace=60, on_abandon=tell) as interrupt:
+            interrupt.unsaved = 3
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            print("goes on", interrupt.received.name)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
-    began = time.monotonic()
-    with pytest.raises(
-        prefetch.DataStopped, match=r"step 7: no batch for 0.5 s.*\(a/b.png\)"
-    ) as stop:
-        next(fetcher)
-    assert 0.4 < time.monotonic() - began < 5
-    assert "data.timeout" in str(stop.value)
-    assert "\n" not in str(stop.value)
-    fetcher.close()
-    release.set()
-
-
-def test_data_that_cannot_be_opened_are_told_at_once():
-    def broken(step: int):
-        raise prefetch.DataStopped("nothing here")
-
-    fetcher = prefetch.Fetcher(
-        broken, 0, timeout=30.0, interrupt=Interrupt(), warn=lambda line: None
-    )
-    with pytest.raises(prefetch.DataStopped, match="nothing here"):
-        next(fetcher)
-
-
-def test_a_hanging_file_system_ends_the_process_with_its_code(tmp_path: pathlib.Path):
-    child = Child(
-        tmp_path / "run", "--config.data.timeout=1.5", "--config.train.checkpoint_every=100",
-        MARKED_BLOCK="0",
-    )  # fmt: skip
-    code, output, _ = child.end()
-    assert code == 3
-    assert "Traceback" not in output
-    last = output.strip().splitlines()[-1]
-    reached = newest(tmp_path / "run")
-    assert last.startswith(f"error: step {reached}: no batch for 1.5 seconds, reading sample 0 of")
-    assert "(train/0.png)" in last
-    assert reached >= 1
-    assert step_of(tmp_path / "run") == reached
+    assert result.stdout.splitlines() == ["goes on SIGINT", "second Ctrl-C 3"], result.stderr
+    assert result.returncode == 130
