@@ -3,9 +3,9 @@
 Axes (jaxtyping letters): b batch, h height, w width, c channels, n point pairs.
 Images are channels-last, rows from top to bottom.
 
-Sign: `score` (the network's output) and `depth` both **grow with distance**. Third-party maps in
-which larger means nearer (disparity, inverse depth) are converted where they are read or written,
-nowhere else; `Polarity` names the two kinds there.
+Sign: `score` and `depth` both **grow with distance**. Maps in which larger means nearer (disparity,
+inverse depth, the output of some networks) are converted where they enter or leave; `Polarity`
+names the two kinds there and `with_polarity` is the one function that turns a sign.
 
 Units: `score` has none and only its order means something. `depth` is positive, planar (along the
 optical axis) and known up to a scale per image. `depth == inf` is valid ground truth: sky, farther
@@ -17,7 +17,16 @@ beside a depth map. Relation +1 means that the first point is farther, -1 that i
 both are equally far. Coordinates are pixels from 0, row before column.
 """
 
-from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
+from collections.abc import Mapping
+from typing import (
+    Literal,
+    NamedTuple,
+    NotRequired,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    runtime_checkable,
+)
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8
@@ -25,6 +34,17 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8
 Split = Literal["train", "val", "test"]
 Polarity = Literal["depth", "disparity"]
 """`depth`: larger is farther. `disparity`: larger is nearer; zero is infinitely far."""
+LARGER_IS: Mapping[Polarity, Literal["farther", "nearer"]] = {
+    "depth": "farther",
+    "disparity": "nearer",
+}
+"""The sign of each polarity, as files and `Model.larger_is` state it."""
+Values = TypeVar("Values", np.ndarray, Array)
+
+
+def with_polarity(values: Values, polarity: Polarity) -> Values:
+    """Return a score as values of `polarity`, or values of `polarity` as a score."""
+    return -values if polarity == "disparity" else values
 
 
 UNKNOWN = 2

@@ -14,7 +14,7 @@ import reldepth_jax
 
 LAYERS = [
     {"errors", "plugins"},
-    {"types", "registry", "failpoints", "runtime", "curves"},
+    {"types", "registry", "failpoints", "runtime"},
     {"config", "ops"},
     {"models", "samplers", "metrics", "data.images"},
     {"losses", "data.cropping", "data.label_noise"},

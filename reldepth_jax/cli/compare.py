@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from reldepth_jax.data.images import pictures
     from reldepth_jax.data.pipeline import make_source
-    from reldepth_jax.evaluation import compare, heldout
+    from reldepth_jax.evaluation import compare, heldout, heldout_report
     from reldepth_jax.inference import networks
     from reldepth_jax.run_dir.saved_config import load_config
     from reldepth_jax.weights.from_run import load_run
@@ -73,12 +73,11 @@ def main(argv: list[str] | None = None) -> int:
             )
 
     groups = {name: [evaluation(each) for each in group] for name, group in workdirs.items()}
-
     anyone = next(iter(groups.values()))[0]
     report = {
         "split": options.split,
         "source": config.to_dict(settings)["data"]["source"],
-        "protocol": anyone.to_json()["protocol"],
+        "protocol": anyone.protocol(),
         "steps": {name: {each: steps[each] for each in group} for name, group in workdirs.items()},
         **compare.report(groups),
     }
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     claims = compare.statements(report)
     notes = (
         "Errors in percent: mean over the seeds ± standard deviation over them [95 % bootstrap"
-        f" interval over images]. {anyone.protocol()}"
+        f" interval over images]. {heldout_report.protocol_text(anyone)}"
     )
     output = options.output
     output.mkdir(parents=True, exist_ok=True)
@@ -96,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         compare.markdown(rows, "\n\n".join([*claims, notes])), encoding="utf-8"
     )
     if anyone.pictures:
-        pictures.save_picture(output / "compare.png", compare.picture(groups))
+        pictures.save_picture(output / "compare.png", compare.contact_sheet(groups))
 
     table = Table(*rows[0], box=box.SIMPLE_HEAD)
     for row in rows[1:]:

@@ -21,19 +21,15 @@ intervals beside the published ones; WORKDIR/eval/DATASET.json and .png.
 
 import argparse
 import dataclasses
-import json
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from reldepth_jax import config
 from reldepth_jax.cli import command
 from reldepth_jax.registry import PROTOCOLS
-from reldepth_jax.run_dir import layout
 
 if TYPE_CHECKING:
     from reldepth_jax.inference.networks import Model
-    from reldepth_jax.types import Source, Split
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,11 +73,11 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError(f"--weights {options.weights} is a folder; give it as --workdir")
     if options.weights is None:
         options.workdir = options.workdir or pathlib.Path("runs/ranking")
-        options.output = options.output or layout.evaluation_folder(options.workdir)
+        options.output = options.output or options.workdir / "eval"
     elif options.workdir is not None or options.checkpoint is not None:
         raise config.ConfigError("--weights takes the place of --workdir and --checkpoint")
     else:
-        options.output = options.output or layout.evaluation_folder(options.weights)
+        options.output = options.output or options.weights.with_name(f"{options.weights.stem}_eval")
     for path in assignments:
         if path.split(".")[0] not in ("data", "eval"):
             raise config.ConfigError(
@@ -113,6 +109,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     from rich.console import Console
 
     from reldepth_jax.data.images import pictures
+    from reldepth_jax.evaluation.run_evaluation import write_json
 
     model, _ = _network(options)
     predictor = model.predictor(settings.eval.image_size)
@@ -130,7 +127,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
         "image_size": predictor.preprocessing.size,
         "fast": options.fast,
     }
-    _write(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
+    write_json(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
     if report.picture is not None:
         pictures.save_picture(output.with_suffix(".png"), report.picture)
     console = Console(highlight=False)
@@ -144,131 +141,48 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     # Imported late: a mistake is reported before JAX is loaded.
     from rich.console import Console
 
-    from reldepth_jax.data.images import pictures
-    from reldepth_jax.data.pipeline import make_source
-    from reldepth_jax.evaluation import heldout
+    from reldepth_jax.evaluation import heldout_report
+    from reldepth_jax.evaluation.run_evaluation import evaluate_run
 
     model, own = _network(options)
     settings = config.override(own, assignments)
     config.validate(settings)
-    source = make_source(settings, options.split)
-    try:
-        validation = make_source(settings, "val")
-    except ValueError as error:
-        print(f"no validation images, WKDR is left out: {error}", file=sys.stderr)
-        validation = None
     size = settings.prediction_size if options.weights is None else settings.eval.image_size
-    predict = model.predictor(size)
-
-    fit = None
-    if validation is not None:
-        with command.progress_bar("fitting tau") as progress:
-            fit = heldout.fit(predict, validation, settings.eval, progress=progress)
-
-    def judge(source: "Source", name: str, keep: int) -> heldout.Evaluation:
-        with command.progress_bar(f"{options.split} images{name}") as progress:
-            return heldout.evaluate(
-                predict,
-                source,
-                settings.eval,
-                tau=fit and fit.tau,
-                temperature=fit and fit.temperature,
-                progress=progress,
-                keep=keep,
-            )
-
-    result = judge(source, "", options.pictures)
-    others, left_out = _further_sources(settings, own, options.split)
-    results = {_title(settings.data.source, []): result}
-    choices = {next(iter(results)): settings.data.source}
-    for choice, other in others:
-        title = _title(choice, list(results))
-        results[title], choices[title] = judge(other, f" of {title}", 0), choice
-
+    judged = evaluate_run(
+        model.predictor(size),
+        settings,
+        own,
+        options.split,
+        keep=options.pictures,
+        bars=command.progress_bar,
+    )
     name = options.split
     if settings.data.source != own.data.source:
         name += f"_{settings.data.source.name}"
     if options.checkpoint is not None:
         name += f"_{options.checkpoint}"
-    report = {
-        "run": {**_origin(options, model), "split": options.split, "fast": options.fast},
-        "source": config.to_dict(settings)["data"]["source"],
-        **result.to_json(),
-        "sources": [
-            {"name": title, "source": _plain(choices[title]), **each.to_json()}
-            for title, each in results.items()
-        ],
-        "left_out": [{"source": _plain(choice), "because": reason} for choice, reason in left_out],
+    origin = _origin(options, model)
+    facts = {**origin, "split": options.split, "fast": options.fast}
+    output = judged.write(options.output, name, facts)
+    judged.write_temperature(options.output, own, {"step": model.step, **origin})
+
+    console = Console(highlight=False)
+    network = ", step ".join(str(value) for value in origin.values())
+    results = {title: result for title, (_, result) in judged.results.items()}
+    several = len(results) > 1
+    named = {
+        f"{title}\n{result.num_images} images" if several else "model": result
+        for title, result in results.items()
     }
-    output = options.output / f"{name}.json"
-    _write(output, report)
-    if result.pictures:
-        picture = heldout.contact_sheet(result.pictures)
-        pictures.save_picture(output.with_suffix(".png"), picture)
-    if fit is not None:
-        diagram = heldout.reliability_diagram(result)
-        pictures.save_picture(layout.reliability_diagram(options.output, name), diagram)
-    # That of the run's own data: what another source would have it say is in its report.
-    if fit is not None and _own_validation(settings) == _own_validation(own):
-        facts = {
-            "temperature": fit.temperature.model,
-            "step": model.step,
-            **_origin(options, model),
-            "source": _plain(_own_validation(settings)),
-            "image_size": predict.preprocessing.size,
-        }
-        _write(options.output / layout.TEMPERATURE, facts)
-
-    console = Console()
-    network = ", step ".join(str(value) for value in _origin(options, model).values())
-    title = f"{network}, {options.split} images"
-    named = {f"{key}\n{each.num_images} images": each for key, each in results.items()}
-    console.print(heldout.table(title, named) if len(results) > 1 else result.table(title))
-    for choice, reason in left_out:
-        console.print(f"left out: {choice.name}: {reason}", highlight=False, markup=False)
-    lines = [result.protocol(), result.confidence()]
-    if len(results) > 1:
-        lines += [f"{key}: {each.confidence()}" for key, each in list(results.items())[1:] if fit]
-    for line in filter(None, lines):
-        console.print(line, highlight=False, markup=False)
-    console.print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)
+    console.print(heldout_report.table(f"{network}, {options.split} images", named))
+    for choice, reason in judged.left_out:
+        console.print(f"left out: {choice.name}: {reason}", markup=False)
+    console.print(heldout_report.protocol_text(judged.main), markup=False)
+    for title, result in results.items() if judged.fit else ():
+        text = heldout_report.confidence_text(result)
+        console.print(text if result is judged.main else f"{title}: {text}", markup=False)
+    console.print(f"written: {output}", markup=False, soft_wrap=True)
     return 0
-
-
-def _further_sources(
-    settings: config.Config, own: config.Config, split: "Split"
-) -> tuple[list[tuple[config.Choice, "Source"]], list[tuple[config.Choice, str]]]:
-    """Return the split of the sources of `data.mix`, and those that have none with the reason.
-
-    None of either where another source is judged than that of the run.
-    """
-    from reldepth_jax.data.pipeline import make_source
-
-    found, left_out = [], []
-    mixed = settings.data.mix if settings.data.source == own.data.source else ()
-    for each in mixed:
-        data = dataclasses.replace(settings.data, source=each.source, validation=None, mix=())
-        try:
-            source = make_source(dataclasses.replace(settings, data=data), split)
-        except ValueError as error:
-            left_out.append((each.source, str(error)))
-        else:
-            found.append((each.source, source))
-    return found, left_out
-
-
-def _title(choice: config.Choice, taken: list[str]) -> str:
-    """Return the name of a source, with a number where it occurs again."""
-    again = sum(name.split(" ")[0] == choice.name for name in taken)
-    return f"{choice.name} {again + 1}" if again else choice.name
-
-
-def _plain(choice: config.Choice) -> dict[str, Any]:
-    return {"name": choice.name, **choice.options}
-
-
-def _own_validation(settings: config.Config) -> config.Choice:
-    return settings.data.validation or settings.data.source
 
 
 def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
@@ -293,9 +207,3 @@ def _origin(options: argparse.Namespace, model: "Model") -> dict[str, Any]:
     if options.weights is not None:
         return {"weights": str(options.weights)}
     return {"workdir": str(options.workdir), "step": model.step}
-
-
-def _write(path: pathlib.Path, report: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")

@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
     from reldepth_jax.data.images import io
+    from reldepth_jax.evaluation.temperature import load_temperature
     from reldepth_jax.inference import files, networks
-    from reldepth_jax.metrics.confidence import load_temperature
 
     runtime.set_up()
     runtime.keep_compiled()
@@ -107,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         step=model.step,
     )
     predictor = model.predictor(options.image_size)
-    counts = files.predict_files(predictor, options.inputs, writer)
+    with command.progress_bar("photographs") as progress:
+        counts = files.predict_files(predictor, options.inputs, writer, progress)
     failed = f"; {counts.failed} failed" if counts.failed else ""
     print(f"{counts.done} predicted, see {io.printable(options.output)}{failed}")
     return 1 if counts.failed else 0

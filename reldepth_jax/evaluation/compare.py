@@ -1,10 +1,9 @@
-"""Several trained recipes on the same held-out images: table, paired differences, one picture.
+"""Several trained recipes on the same held-out images: table, paired differences, contact sheet.
 
 A group holds the evaluations of one recipe, one for each seed. Its error is the mean over them; the
 interval is over images, the standard deviation over seeds.
 """
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,18 +13,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from reldepth_jax.config import Config
-from reldepth_jax.data.images import pictures
 from reldepth_jax.errors import UserError
-from reldepth_jax.evaluation.heldout import MEASURES, RULE, Evaluation, format_percent
-from reldepth_jax.metrics.ordinal import ErrorCounts, paired_bootstrap, plain
+from reldepth_jax.evaluation import heldout_report
+from reldepth_jax.evaluation.heldout import STRICT, Evaluation
+from reldepth_jax.evaluation.heldout_report import TITLES
+from reldepth_jax.metrics.ordinal import RULE, ErrorCounts, paired_bootstrap, plain
 
 Groups = Mapping[str, Sequence[Evaluation]]
 
-_COMPARED = ("whdr", "same_row")
-
 
 class CompareError(UserError):
-    """Runs that cannot be compared, in one line."""
+    """Runs that cannot be compared."""
 
 
 def common_settings(configs: Mapping[str, Config]) -> Config:
@@ -33,25 +31,22 @@ def common_settings(configs: Mapping[str, Config]) -> Config:
 
     Raises CompareError if another one is evaluated on other images or pairs.
     """
+
+    def shared(config: Config) -> dict[str, Any]:
+        """Return what decides on the images and pairs, by path."""
+        settings = {f"eval.{name}": value for name, value in vars(config.eval).items()}
+        return {"data.source": config.data.source, "data.crop": config.data.crop, **settings}
+
     (first, reference), *others = configs.items()
     for name, other in others:
-        for path, one in _shared(reference).items():
-            two = _shared(other)[path]
+        for path, one in shared(reference).items():
+            two = shared(other)[path]
             if one != two:
                 raise CompareError(
                     f"{first} and {name} are not evaluated on the same images and pairs: {path} is"
                     f" {one} in {first} and {two} in {name}"
                 )
     return reference
-
-
-def _shared(config: Config) -> dict[str, Any]:
-    """Return what decides on the images and pairs, by path."""
-    return {
-        "data.source": config.data.source,
-        "data.crop": config.data.crop,
-        **{f"eval.{name}": value for name, value in dataclasses.asdict(config.eval).items()},
-    }
 
 
 def report(groups: Groups) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def report(groups: Groups) -> dict[str, Any]:
     first = next(iter(groups))
     images = groups[first][0].num_images
     counts = {
-        name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in _COMPARED}
+        name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in STRICT}
         for name, group in groups.items()
     }
     return {
@@ -70,16 +65,16 @@ def report(groups: Groups) -> dict[str, Any]:
         "groups": {
             name: {
                 key: counts[name][key].summary() | _spread([each.model[key].rate for each in group])
-                for key in _COMPARED
+                for key in STRICT
             }
             for name, group in groups.items()
         },
-        "rule": {key: groups[first][0].rule[key].summary() for key in _COMPARED},
+        "rule": {key: groups[first][0].rule[key].summary() for key in STRICT},
         "difference_to": first,
         "differences": {
             name: {
                 key: plain(paired_bootstrap(counts[name][key], counts[first][key])._asdict())
-                for key in _COMPARED
+                for key in STRICT
             }
             for name in groups
             if name != first
@@ -91,24 +86,25 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
     """Return the table of a `report` as text, its header first; errors in percent."""
     first = facts["difference_to"]
     table = [["", "seeds"]]
-    for key in _COMPARED:
-        table[0] += [MEASURES[key], f"minus {first}"]
+    for key in STRICT:
+        table[0] += [TITLES[key], f"minus {first}"]
     for name, group in facts["groups"].items():
         row = [name, str(len(group["whdr"]["rates"]))]
-        for key in _COMPARED:
+        for key in STRICT:
             row += [_error(group[key]), _difference(facts["differences"].get(name, {}).get(key))]
         table.append(row)
     rule = [RULE, ""]
-    for key in _COMPARED:
+    for key in STRICT:
         rule += [_error(facts["rule"][key]), ""]
     return [*table, rule]
 
 
 def statements(facts: Mapping[str, Any]) -> list[str]:
-    """Return for each difference of a `report` in plain words who errs less, if that can be told.
+    """Return one sentence for each difference of a `report`: which group errs less.
 
-    It cannot where the 95 % interval of the paired bootstrap over images holds zero, where there is
-    none, or where groups have as many seeds and not all of them, in their order, agree on it.
+    The difference is unclear where the 95 % interval of the paired bootstrap over images holds zero
+    or does not exist, or where groups with equally many seeds do not agree on its sign, seed by
+    seed.
     """
     first, lines = facts["difference_to"], []
     for name, differences in facts["differences"].items():
@@ -119,19 +115,19 @@ def statements(facts: Mapping[str, Any]) -> list[str]:
             seeds, agreeing = _seeds(rates, each["value"])
             low, high = each["low"], each["high"]
             if low is None or low <= 0 <= high or agreeing is False:
-                claim = f"{name} and {first} are not told apart"
+                claim = f"no clear difference between {name} and {first}"
             else:
                 better, worse = (name, first) if high < 0 else (first, name)
                 claim = f"{better} errs less than {worse}"
             lines.append(
-                f"{MEASURES[key]}: {claim}: difference {_difference(each)} points of {name} minus"
+                f"{TITLES[key]}: {claim}: difference {_difference(each)} points of {name} minus"
                 f" {first}, {seeds}, {facts['images']} images"
             )
     return lines
 
 
 def _seeds(rates: Sequence[Sequence[float]], difference: float) -> tuple[str, bool | None]:
-    """Return how many seeds there are, in words, and whether each of them has the same sign."""
+    """Return how many seeds there are, in words, and whether all have the sign of `difference`."""
     counts = [*dict.fromkeys(map(len, rates))]
     if len(counts) > 1 or counts == [1]:
         text = " and ".join(map(str, counts))
@@ -146,29 +142,9 @@ def markdown(table: Sequence[Sequence[str]], notes: str) -> str:
     return "\n".join([header, "| --- " * len(table[0]) + "|", *body, "", notes, ""])
 
 
-def picture(groups: Groups) -> UInt8[np.ndarray, "_h _w 3"]:
+def contact_sheet(groups: Groups) -> UInt8[np.ndarray, "_h _w 3"]:
     """Return image, ground truth and the prediction of each group's first run, row by row."""
-    kept = {name: group[0].pictures for name, group in groups.items()}
-    by_row = list(zip(*kept.values(), strict=True))
-    return pictures.grid(
-        [
-            [
-                pictures.enlarge(row[0].image),
-                pictures.enlarge(pictures.colorize(row[0].depth, row[0].mask)),
-                *(pictures.enlarge(pictures.colorize(each.score)) for each in row),
-            ]
-            for row in by_row
-        ],
-        ["image", "ground truth", *kept],
-        [
-            f"#{row[0].index}  WHDR: "
-            + ", ".join(
-                f"{name} {format_percent(each.whdr)}" for name, each in zip(kept, row, strict=True)
-            )
-            + f" ({RULE} {format_percent(row[0].rule_whdr)})"
-            for row in by_row
-        ],
-    )
+    return heldout_report.contact_sheet({name: group[0].pictures for name, group in groups.items()})
 
 
 def _spread(rates: list[float]) -> dict[str, Any]:

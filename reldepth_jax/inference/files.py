@@ -6,11 +6,11 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import console, progress, text
 
 from reldepth_jax.data.images import io
 from reldepth_jax.errors import UserError
@@ -20,7 +20,7 @@ MANIFEST = "predictions.json"
 
 
 class PredictError(UserError):
-    """A request that cannot be met as a whole, in one line."""
+    """Nothing can be predicted: no photographs, or an output folder that cannot be used."""
 
 
 class Counts(NamedTuple):
@@ -33,28 +33,28 @@ class Counts(NamedTuple):
 class _Photo(NamedTuple):
     path: pathlib.Path
     relative: str
-    """Where it lies in the folder that was given, or its name."""
-
-
-class _Rate(progress.ProgressColumn):
-    def render(self, task: progress.Task) -> text.Text:
-        return text.Text(f"{task.finished_speed or task.speed or 0:.1f} photos/s")
+    """Its path in the folder that was given, or its name."""
 
 
 def predict_files(
     predictor: Callable[[np.ndarray], np.ndarray],
     inputs: Sequence[str | os.PathLike[str]],
     writer: Writer,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Counts:
-    """Predict photographs and folders of them (recursively), with a progress bar on stderr.
+    """Predict photographs and folders of them (recursively).
 
     A folder contributes the files with an image extension; its sub-folders are kept in the output,
-    hidden files are left out. A file that is named is always tried. Each bad file is one line on
-    stderr and the rest goes on. Photographs that would share an output get their extension into
-    its name. `predictions.json` in the output folder lists what was written there, over repeated
-    calls; files that it does not list are never overwritten.
+    hidden files are left out. A file that is named is always tried. Each file that cannot be
+    predicted is one line on stderr; the others are predicted. The output of photographs that would
+    share a name keeps their extensions. `predictions.json` in the output folder lists what was
+    written there, over repeated calls; files that it does not list are never overwritten.
 
-    Raises PredictError if nothing is there to predict or the output folder cannot be used.
+    Args:
+      predictor: uint8 RGB (h, w, 3) -> float32 score (h, w), which grows with distance.
+      progress: called with (photographs done, photographs in all).
+
+    Raises PredictError if there is nothing to predict or the output folder cannot be used.
     """
     known = _read_manifest(writer.output)
     ours = {output for entry in known for output in entry["outputs"]}
@@ -70,23 +70,13 @@ def predict_files(
         raise PredictError(f"{io.printable(writer.output)}: {error.strerror}") from None
 
     entries: list[dict[str, Any]] = []
-    screen = console.Console(stderr=True)
-    bar = progress.Progress(
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        _Rate(),
-        progress.TimeRemainingColumn(),
-        console=screen,
-        disable=not screen.is_terminal,
-    )
-    named = list(zip(photos, _names(photos, writer), strict=True))
     try:
-        with bar:
-            for photo, name in bar.track(named):
-                try:
-                    entries.append(_predict_one(predictor, photo.path, name, writer, ours))
-                except io.UnreadableFile as error:
-                    screen.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        for number, (photo, name) in enumerate(zip(photos, _names(photos, writer), strict=True), 1):
+            try:
+                entries.append(_predict_one(predictor, photo.path, name, writer, ours))
+            except io.UnreadableFile as error:
+                print(error, file=sys.stderr)
+            progress(number, len(photos))
     finally:
         # Also after an interruption: what is not listed counts as someone else's.
         _write_manifest(writer.output, known, entries)
@@ -114,7 +104,7 @@ def _predict_one(
         return {"input": os.fspath(path), **writer.write(name, score)}
     except BaseException as error:
         for file in new:
-            # A name that is too long to write is too long to remove, too.
+            # A name that is too long to write is also too long to remove.
             with contextlib.suppress(OSError):
                 file.unlink()
         if not isinstance(error, OSError):
@@ -124,7 +114,7 @@ def _predict_one(
 
 
 def _collect(inputs: Sequence[str | os.PathLike[str]], skip: set[str]) -> list[_Photo]:
-    """List each photograph once; `skip` are earlier predictions, no photographs of a folder."""
+    """List each photograph once; files of a folder that are in `skip` are left out."""
     found: dict[str, _Photo] = {}
     for start in map(pathlib.Path, inputs):
         inside = (photo for photo in _walk(start) if os.path.abspath(photo.path) not in skip)
@@ -186,7 +176,7 @@ def _read_manifest(output: pathlib.Path) -> list[dict[str, Any]]:
 def _write_manifest(
     output: pathlib.Path, known: list[dict[str, Any]], entries: list[dict[str, Any]]
 ) -> None:
-    """List the new predictions and whatever of the old ones they have not replaced."""
+    """List the new predictions and the old ones that they do not replace."""
     replaced = {path for entry in entries for path in entry["outputs"]}
     for entry in known:
         left = [path for path in entry["outputs"] if path not in replaced]

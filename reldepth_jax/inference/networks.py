@@ -22,6 +22,7 @@ from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
 from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
+from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays
 from reldepth_jax.weights.file import Weights, read, write
 from reldepth_jax.weights.from_run import load_run
@@ -44,7 +45,7 @@ class Model:
     @property
     def larger_is(self) -> Literal["farther", "nearer"]:
         """The sign of what `__call__` and `predict` return; "nearer": inverse depth."""
-        return "farther" if self.config.output == "depth" else "nearer"
+        return LARGER_IS[self.config.output]
 
     @property
     def step(self) -> int:
@@ -52,15 +53,14 @@ class Model:
         return int(self.provenance.get("step", "0"))
 
     def __call__(self, images: Array | np.ndarray) -> Float[Array, "b h w"]:
-        """Return the raw output of the network for float32 RGB images in [0, 1], or uint8 ones.
+        """Return the network's output, with the sign of `larger_is`.
 
-        The network's own normalisation is applied. Each new shape compiles once. `larger_is` tells
-        the sign.
+        The network's own normalisation is applied. Each new shape compiles once.
 
         Args:
-          images: (b, h, w, 3); h and w are multiples of 32.
+          images: RGB (b, h, w, 3), float32 in [0, 1] or uint8; h and w are multiples of 32.
 
-        Raises UserError for another shape or type, and for arrays of NumPy with values below -1 or
+        Raises UserError for another shape or type, and for NumPy arrays with values below -1 or
         above 2, farther from [0, 1] than the overshoot of a cubic kernel.
         """
         if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
@@ -80,12 +80,13 @@ class Model:
         return self._forward(runtime.ready(jax.device_put(images)))
 
     def predict(self, image: np.ndarray) -> Float32[np.ndarray, "h w"]:
-        """Return the map of an image of any size, preprocessed as the original does.
+        """Return the map of an image of any size, with the sign of `larger_is`.
 
-        `larger_is` tells its sign. It has no unit: its values are comparable within one image.
+        Preprocessed as the original does. It has no unit: its values are comparable within one
+        image. `predictor` returns the same map as a score, which always grows with distance.
 
         Args:
-          image: uint8 RGB (h, w, 3), or grey (h, w), which is shown as RGB.
+          image: uint8 RGB (h, w, 3), or grey (h, w), which becomes RGB.
 
         Raises UserError for anything else.
         """
@@ -95,16 +96,15 @@ class Model:
         if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
             raise UserError(
                 f"the image must be uint8 RGB (h, w, 3), got {pixels.dtype} {np.shape(image)};"
-                " reldepth_jax.data.io.read_image makes that of a file"
+                " reldepth_jax.data.images.io.read_image reads a file as that"
             )
-        score = self.predictor()(pixels)
-        return score if self.larger_is == "farther" else -score
+        return with_polarity(self.predictor()(pixels), self.config.output)
 
     def predictor(self, size: int = 0) -> Predictor:
-        """Return the function from images to scores, which grow with distance.
+        """Return the function from images of any size to scores, which grow with distance.
 
         Args:
-          size: instead of the preprocessing's own; 0: that.
+          size: replaces the preprocessing's own size unless it is 0.
 
         Raises UserError if the preprocessing cannot have that size.
         """
@@ -114,12 +114,7 @@ class Model:
                 preprocessing = dataclasses.replace(preprocessing, size=size)
             except UserError as error:
                 raise UserError(f"images of size {size}: {error}") from None
-        sign = np.float32(1 if self.larger_is == "farther" else -1)
-
-        def score(images: np.ndarray) -> np.ndarray:
-            return sign * np.asarray(self(images))
-
-        return Predictor(score, preprocessing)
+        return Predictor(self, preprocessing, self.config.output)
 
     def weights(self) -> Weights:
         """Return the arrays under their names, with what they are."""
@@ -144,7 +139,7 @@ def _network(config: ModelConfig) -> RelDepthNet:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b h w"]]:
-    """Return (params, stats, images) -> raw output, compiled once for all weights of a process."""
+    """Return (params, stats, images) -> output, compiled once for all weights of a process."""
     network = fast_network(_network(config)) if fast else _network(config)
     graph = graph_definition(network, training=False)
 
@@ -155,10 +150,9 @@ def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b 
 
 
 def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:
-    """Load a file of weights (see `scripts/convert_weights.py`), or a run directory's newest.
+    """Load a file of weights (see `reldepth convert`), or the newest checkpoint of a run directory.
 
-    `fast` as in `Model`. Raises WeightsError or RunError, in one line, if that is not what is
-    there.
+    `fast` as in `Model`. Raises WeightsError or RunError if the path holds neither.
     """
     if pathlib.Path(path).is_dir():
         return from_run(path, fast=fast)
@@ -180,11 +174,11 @@ def from_run(
 ) -> Model:
     """Load the network of a run directory at `step` (default: the newest checkpoint)."""
     run = load_run(workdir, step)
-    told = {"run": os.fspath(workdir), "step": str(run.step)}
+    provenance = {"run": os.fspath(workdir), "step": str(run.step)}
     if run.config.init_from:
-        told["started_from"] = run.config.init_from
+        provenance["started_from"] = run.config.init_from
     preprocessing = Preprocessing(size=run.config.prediction_size)
-    return Model(run.config.model, run.params, run.stats, preprocessing, told, fast)
+    return Model(run.config.model, run.params, run.stats, preprocessing, provenance, fast)
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:

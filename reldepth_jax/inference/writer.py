@@ -1,4 +1,4 @@
-"""What is written of a predicted photograph."""
+"""The files of a predicted photograph."""
 
 import dataclasses
 import pathlib
@@ -10,16 +10,16 @@ from jaxtyping import Float32
 import reldepth_jax
 from reldepth_jax.data.images import io, pictures
 from reldepth_jax.metrics.confidence import PARTNERS, confidence_map
-from reldepth_jax.types import Polarity
+from reldepth_jax.types import LARGER_IS, Polarity, with_polarity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Writer:
-    """What is written for each photograph `name`.
+    """Writes the files of each photograph `name`.
 
     `name.png`: the score as 16-bit PNG, stretched over 0..65535 (a constant score gives 0).
     `name_color.png`: colours by rank, bright is near. On request `name.npy` and `name.pfm`: the
-    score itself, float32. `larger_is` in the PNG text and in the manifest tells the sign. With a
+    score itself, float32. `larger_is` in the PNG text and in the manifest states the sign. With a
     temperature `name_confidence.png`: `confidence_map`, 0.5 to 1 as gray 0 to 255.
     """
 
@@ -27,44 +27,45 @@ class Writer:
     npy: bool = False
     pfm: bool = False
     polarity: Polarity = "depth"
-    """`disparity` writes the negated score: larger is nearer. The colours stay the same."""
+    """Sign of the values written; `disparity`: larger is nearer. The colours stay the same."""
     temperature: float | None = None
-    """Of the confidence, in units of the score."""
+    """Of the confidence, in units of the score; None: no confidence map."""
     run: str = ""
-    """Run directory or file of the network, for the record."""
+    """Run directory or file of the network, for the manifest."""
     step: int = 0
-    """Training step of the network, for the record."""
+    """Training step of the network, for the manifest."""
 
     @property
     def endings(self) -> list[str]:
         """What is appended to the name of a photograph, for each of its files."""
-        sure = self.temperature is not None
-        return [
-            ".png",
-            "_color.png",
-            *[".npy"] * self.npy,
-            *[".pfm"] * self.pfm,
-            *["_confidence.png"] * sure,
-        ]
+        optional = {
+            ".npy": self.npy,
+            ".pfm": self.pfm,
+            "_confidence.png": self.temperature is not None,
+        }
+        return [".png", "_color.png", *(ending for ending, wanted in optional.items() if wanted)]
 
     def write(self, name: str, score: Float32[np.ndarray, "h w"]) -> dict[str, Any]:
-        """Write the files of one photograph; return what the manifest says of them."""
-        values = -score if self.polarity == "disparity" else score
+        """Write the files of one photograph; `score` grows with distance.
+
+        Returns the entry of the manifest.
+        """
+        values = with_polarity(score, self.polarity)
         low, high = float(values.min()), float(values.max())
         facts = {
-            "larger_is": "nearer" if self.polarity == "disparity" else "farther",
+            "larger_is": LARGER_IS[self.polarity],
             "score_minimum": low,
             "score_maximum": high,
             "run": io.printable(self.run),
             "step": self.step,
         }
-        notes = {"Software": f"reldepth_jax {reldepth_jax.__version__}"}
-        notes |= {key: str(value) for key, value in facts.items()}
+        software = {"Software": f"reldepth_jax {reldepth_jax.__version__}"}
+        notes = software | {key: str(value) for key, value in facts.items()}
         base = self.output / name
         base.parent.mkdir(parents=True, exist_ok=True)
         unit = (values.astype(np.float64) - low) / ((high - low) or 1.0)
         io.write_png(f"{base}.png", np.round(65535 * unit).astype(np.uint16), notes)
-        colors = {"Software": notes["Software"], "colors": "by rank; bright is near, dark is far"}
+        colors = software | {"colors": "by rank; bright is near, dark is far"}
         io.write_png(f"{base}_color.png", pictures.colorize(score), colors)
         if self.npy:
             io.write_npy(f"{base}.npy", values)
@@ -73,13 +74,12 @@ class Writer:
         if self.temperature is not None:
             facts |= {"temperature": self.temperature}
             gray = np.round(510 * (confidence_map(score, self.temperature) - 0.5)).astype(np.uint8)
-            sure = {
-                "Software": notes["Software"],
+            meaning = {
                 "confidence": "gray 0 to 255 is 0.5 to 1: mean of max(p, 1 - p),"
                 " p = sigmoid((z - z') / T), over the centres z' of"
                 f" {PARTNERS}x{PARTNERS} cells",
                 "temperature": str(self.temperature),
             }
-            io.write_png(f"{base}_confidence.png", gray, sure)
+            io.write_png(f"{base}_confidence.png", gray, software | meaning)
         outputs = [name + ending for ending in self.endings]
         return {"outputs": outputs, "height": score.shape[0], "width": score.shape[1], **facts}

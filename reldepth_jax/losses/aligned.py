@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from reldepth_jax.ops.alignment import least_squares, median_mad, unit_range
 from reldepth_jax.ops.normalise import relative_disparity
-from reldepth_jax.types import Batch
+from reldepth_jax.types import Batch, with_polarity
 
 
 def aligned_residual(
@@ -28,7 +28,7 @@ def aligned_residual(
     disparity = relative_disparity(batch["depth"], batch["mask"])
     target = unit_range(disparity, batch["mask"])
     mask = batch["mask"] & (jnp.max(target, axis=(1, 2), keepdims=True) > 0)
-    prediction = -score.astype(jnp.float32)
+    prediction = with_polarity(score.astype(jnp.float32), "disparity")
     if alignment == "least_squares":
         return least_squares(prediction, target, mask) - target, mask
     return median_mad(prediction, mask) - median_mad(target, mask), mask

@@ -14,16 +14,11 @@ grow with distance.
 """
 
 import dataclasses
-import json
 import math
-import os
-import pathlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int8
-
-from reldepth_jax.errors import UserError
 
 BINS = 15
 """Bins of the calibration error (Guo et al.)."""
@@ -195,26 +190,6 @@ def confidence_map(
                 total += np.abs(np.tanh(term, out=term), out=term)
         means[start : start + _CHUNK] = 0.5 + 0.5 * total / partners.size
     return means.reshape(score.shape)
-
-
-def load_temperature(path: str | os.PathLike[str], step: int) -> float:
-    """Return the temperature that `scripts/evaluate.py` fitted for the network of `step`.
-
-    Raises UserError if the file is missing, unreadable or of another step.
-    """
-    mend = f"run scripts/evaluate.py on this network, or give --temperature (file {path})"
-    try:
-        facts = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        temperature, fitted = float(facts["temperature"]), int(facts["step"])
-    except FileNotFoundError:
-        raise UserError(f"no temperature for the confidence yet: {mend}") from None
-    except (ValueError, KeyError, TypeError, OSError):
-        raise UserError(f"the temperature for the confidence cannot be read: {mend}") from None
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise UserError(f"the temperature {temperature} is not a number above 0: {mend}")
-    if fitted != step:
-        raise UserError(f"the temperature is of step {fitted}, the network of step {step}: {mend}")
-    return temperature
 
 
 def _margin(

@@ -6,8 +6,8 @@ al., ICCV 2015; Chen et al.); relations by Eq. (1) of Xian et al., CVPR 2018.
 
 Pairs: `heldout_pairs` draws them once, from (seed, index of the image) and the mask alone: the same
 for every model, run and machine. They come in two kinds, uniform over the valid pixels and
-"same-row" (rows less than `ROW_BAND` of the height apart), where the rule "lower in the image is
-nearer" is worth little.
+"same-row" (rows less than `ROW_BAND` of the height apart), where the location rule "lower in the
+image is nearer" (`location_rule`) is worth little.
 
 Errors, all as shares of pairs pooled over images (not means of per-image shares, so an image
 without equal pairs cannot poison the result):
@@ -26,10 +26,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Float64, Int, Int8
 
 ROW_BAND = 0.06
 """Points of a same-row pair are less than this share of the height apart."""
+
+RULE = "lower is nearer"
+"""Name of the location rule in tables and files."""
 
 
 class PixelPairs(NamedTuple):
@@ -73,6 +76,11 @@ def heldout_pairs(
 def _band_radius(height: int) -> int:
     """Return the largest difference of rows that is below `ROW_BAND` of the height."""
     return int(np.ceil(ROW_BAND * height)) - 1
+
+
+def location_rule(height: int, width: int) -> Float64[np.ndarray, "h w"]:
+    """Return the score of the rule "lower in the image is nearer": minus the row."""
+    return np.broadcast_to(-np.arange(height, dtype=np.float64)[:, None], (height, width))
 
 
 def relation(

@@ -15,7 +15,7 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.decoder import Decoder
 from reldepth_jax.models.head import HEADS
 from reldepth_jax.registry import ENCODERS
-from reldepth_jax.types import Encoder
+from reldepth_jax.types import Encoder, Polarity, with_polarity
 
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 
@@ -37,15 +37,14 @@ class RelDepthNet(nnx.Module):
         self.decoder = Decoder(config, encoder.channels, rngs=rngs)
         self.head = HEADS[config.head](config, rngs=rngs)
         self.normalisation = config.normalisation
-        self.output = config.output
+        self.output: Polarity = config.output
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
         """Return float32 scores of RGB images in [0, 1]; the score grows with distance.
 
         Raises ValueError unless height and width are multiples of 32.
         """
-        output = self.raw(images)
-        return -output if self.output == "disparity" else output
+        return with_polarity(self.raw(images), self.output)
 
     def raw(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
         """Return the head's output, whose sign is that of `ModelConfig.output`."""

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from reldepth_jax.ops.alignment import median_mad, unit_range
+from reldepth_jax.types import with_polarity
 
 Normalisation = Literal["inverse_minmax", "minmax", "inverse_median_mad", "median_mad", "none"]
 
@@ -40,9 +41,9 @@ def normalise_depth(
         case "median_mad":
             return median_mad(_without_sky(depth, mask), mask)
         case "inverse_minmax":
-            return unit_range(-relative_disparity(depth, mask), mask)
+            return unit_range(with_polarity(relative_disparity(depth, mask), "disparity"), mask)
         case "inverse_median_mad":
-            return median_mad(-relative_disparity(depth, mask), mask)
+            return median_mad(with_polarity(relative_disparity(depth, mask), "disparity"), mask)
 
 
 def relative_disparity(

@@ -23,7 +23,8 @@ from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.selection import has_instances
 from reldepth_jax.data.unreadable import SkipUnreadable, too_many
 from reldepth_jax.errors import UserError
-from reldepth_jax.evaluation.heldout import Evaluation, contact_sheet, evaluate
+from reldepth_jax.evaluation.heldout import Evaluation, evaluate
+from reldepth_jax.evaluation.heldout_report import contact_sheet
 from reldepth_jax.inference.networks import Model
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.run_dir import layout

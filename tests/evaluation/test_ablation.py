@@ -168,7 +168,7 @@ def test_a_mistake_in_the_last_arm_is_told_before_the_first_run(tmp_path: pathli
 def test_wrong_grids_are_refused_in_one_line(body: str, message: str, tmp_path: pathlib.Path):
     path = tmp_path / "grid.py"
     path.write_text(
-        "from reldepth_jax.ablation.grid import Grid\n"
+        "from reldepth_jax.evaluation.ablation.grid import Grid\n"
         "from reldepth_jax.config import Config, DataConfig, TrainConfig\n"
         f"def get_grid():\n    return {body}\n"
     )

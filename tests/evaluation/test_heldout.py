@@ -13,12 +13,18 @@ import pytest
 from rich.console import Console
 
 from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig
-from reldepth_jax.evaluation import compare, heldout
+from reldepth_jax.evaluation import compare, heldout, heldout_report
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.types import Sample
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = EvalConfig(num_images=0, pairs_per_image=300, seed=3)
+MEASURES = heldout.STRICT + heldout.THREE_WAY
+
+
+def fitted(model: float, rule: float) -> heldout.Fit:
+    """Return these thresholds, with temperatures of 1."""
+    return heldout.Fit(heldout.ModelAndRule(model, rule), heldout.ModelAndRule(1.0, 1.0))
 
 
 class Scenes:
@@ -76,8 +82,7 @@ def sign(x):
 
 
 def test_counts_agree_with_a_loop_over_pairs():
-    tau = heldout.Taus(0.3, 0.1)
-    result = heldout.evaluate(noisy, Scenes(), CONFIG, tau=tau)
+    result = heldout.evaluate(noisy, Scenes(), CONFIG, fit=fitted(0.3, 0.1))
     assert result.num_images == 5
     for index in range(5):
         sample = Scenes()[index]
@@ -85,8 +90,8 @@ def test_counts_agree_with_a_loop_over_pairs():
         rows = -np.repeat(np.arange(height)[:, None], 50, 1) / height
         score = noisy(sample["image"])
         for counts, z, cut, tie in ((result.model, score, 0.3, 1), (result.rule, rows, 0.1, 0.5)):
-            wrong = dict.fromkeys(heldout.MEASURES, 0.0)
-            total = dict.fromkeys(heldout.MEASURES, 0)
+            wrong = dict.fromkeys(MEASURES, 0.0)
+            total = dict.fromkeys(MEASURES, 0)
 
             def count(key, error, wrong=wrong, total=total):
                 wrong[key] += error
@@ -110,7 +115,7 @@ def test_counts_agree_with_a_loop_over_pairs():
                     if not same_row:
                         count("wkdr", missing or said != truth)
                         count("wkdr_unequal" if truth else "wkdr_equal", missing or said != truth)
-            for key in heldout.MEASURES:
+            for key in MEASURES:
                 assert counts[key].wrong[index] == wrong[key]
                 assert counts[key].total[index] == total[key] > 0
 
@@ -131,7 +136,7 @@ def test_the_rule_is_right_on_a_ground_plane_and_worth_a_coin_within_a_row():
 def test_the_true_depth_has_no_error():
     depth = Scenes()[0]["depth"]
     result = heldout.evaluate(
-        lambda image: depth, OneScene(depth, ~np.isnan(depth)), CONFIG, tau=heldout.Taus(0.0, 0.0)
+        lambda image: depth, OneScene(depth, ~np.isnan(depth)), CONFIG, fit=fitted(0.0, 0.0)
     )
     assert [counts.rate for counts in result.model.values()] == [0] * 5
     assert result.rule["whdr"].rate > 0.3
@@ -156,10 +161,10 @@ def test_images_are_predicted_once_in_order_and_limited_by_the_configuration():
 
 
 def test_thresholds_are_the_best_over_the_pooled_pairs():
-    taus = heldout.fit_tau(noisy, Scenes(), CONFIG)
+    taus = heldout.fit(noisy, Scenes(), CONFIG).tau
 
     def worst(model, rule):
-        result = heldout.evaluate(noisy, Scenes(), CONFIG, tau=heldout.Taus(model, rule))
+        result = heldout.evaluate(noisy, Scenes(), CONFIG, fit=fitted(model, rule))
         return [
             max(counts[key].rate for key in ("wkdr_equal", "wkdr_unequal"))
             for counts in (result.model, result.rule)
@@ -182,7 +187,7 @@ def test_a_prediction_of_another_size_is_refused():
 
 
 def test_results_survive_json_and_nothing_counted_is_null():
-    result = heldout.evaluate(noisy, Scenes(), CONFIG, tau=heldout.Taus(0.3, 0.1))
+    result = heldout.evaluate(noisy, Scenes(), CONFIG, fit=fitted(0.3, 0.1))
     facts = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert facts["model"]["wkdr"]["rate"] == result.model["wkdr"].rate
     assert sum(facts["model"]["wkdr"]["total"]) == 5 * 300
@@ -199,15 +204,15 @@ def test_results_survive_json_and_nothing_counted_is_null():
 
 
 def test_the_table_shows_errors_in_percent_and_the_protocol_in_words():
-    result = heldout.evaluate(noisy, Scenes(), CONFIG, tau=heldout.Taus(0.3, 0.1))
+    result = heldout.evaluate(noisy, Scenes(), CONFIG, fit=fitted(0.3, 0.1))
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(result.table("a title"))
+    console.print(heldout_report.table("a title", {"model": result}))
     text = console.export_text()
     for counts in (*result.model.values(), *result.rule.values()):
         low, high = counts.interval
         assert f"{100 * counts.rate:.1f} %" in text
         assert f"{100 * low:.1f}–{100 * high:.1f}" in text
-    protocol = result.protocol()
+    protocol = heldout_report.protocol_text(result)
     for fact in (
         "5 images",
         "300 random pairs",
@@ -224,13 +229,13 @@ def test_pictures_are_kept_for_the_first_images_and_thinned():
     assert [picture.index for picture in result.pictures] == [0, 1]
     counts = result.model["whdr"]
     assert result.pictures[1].whdr == counts.wrong[1] / counts.total[1]
-    sheet = heldout.contact_sheet(result.pictures)
+    sheet = heldout_report.contact_sheet({"prediction": result.pictures})
     assert sheet.dtype == np.uint8
     assert sheet.shape[0] > 2 * 40
     assert sheet.shape[1] > 3 * 50
     large = heldout.evaluate(flat, OneScene(np.ones((500, 800))), CONFIG, keep=1).pictures[0]
     assert large.image.shape == (167, 267, 3)
-    assert large.depth.shape == large.mask.shape == large.score.shape == (167, 267)
+    assert large.depth.shape == large.score.shape == (167, 267)
 
 
 # --- comparison
@@ -286,7 +291,7 @@ def test_plain_words_say_who_errs_less():
 
 
 @pytest.mark.parametrize("interval", [(-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (None, None)])
-def test_an_interval_with_zero_or_none_does_not_tell_apart(interval):
+def test_an_interval_with_zero_or_none_is_no_clear_difference(interval):
     low, high = interval
     difference = {"value": 0.05, "low": low, "high": high, "opposite": 0.2}
     one = {"whdr": {"rates": [0.1]}}
@@ -297,15 +302,15 @@ def test_an_interval_with_zero_or_none_does_not_tell_apart(interval):
         "differences": {"b": {"whdr": difference}},
     }
     (line,) = compare.statements(facts)
-    assert line.startswith("WHDR: b and a are not told apart: difference +5.0")
+    assert line.startswith("WHDR: no clear difference between b and a: difference +5.0")
     assert line.endswith("1 seed, 7 images")
 
 
 @pytest.mark.parametrize(
     ("second", "claim"),
-    [([0.2, 0.3], "a errs less than b"), ([0.2, 0.1], "b and a are not told apart")],
+    [([0.2, 0.3], "a errs less than b"), ([0.2, 0.1], "no clear difference between b and a")],
 )
-def test_groups_are_told_apart_only_if_all_seeds_agree(second: list[float], claim: str):
+def test_groups_differ_clearly_only_if_all_seeds_agree(second: list[float], claim: str):
     facts = {
         "images": 7,
         "difference_to": "a",
@@ -325,11 +330,11 @@ def test_the_comparison_becomes_a_markdown_table_and_a_picture():
     assert len({line.count("|") for line in lines[:5]}) == 1
     rate = 100 * both["two"][0].model["whdr"].rate
     assert f"| {rate:.1f} [" in lines[3]
-    sheet = compare.picture(both)
+    sheet = compare.contact_sheet(both)
     assert sheet.shape[1] > 4 * 50
     firsts = {name: group[:1] for name, group in both.items()}
-    np.testing.assert_array_equal(sheet, compare.picture(firsts))
-    shown_second = compare.picture({"one": both["one"][1:], "two": both["two"]})
+    np.testing.assert_array_equal(sheet, compare.contact_sheet(firsts))
+    shown_second = compare.contact_sheet({"one": both["one"][1:], "two": both["two"]})
     assert not np.array_equal(sheet, shown_second)
 
 

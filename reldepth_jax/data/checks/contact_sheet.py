@@ -13,7 +13,6 @@ from reldepth_jax.data.images import io, pictures
 from reldepth_jax.errors import UserError
 from reldepth_jax.types import NO_PAIRS, Sample
 
-_SIDE = 320
 _PAIRS = 12
 _NEAR, _FAR, _EQUAL = (255, 200, 0), (60, 0, 120), (128, 128, 128)
 
@@ -28,7 +27,7 @@ def draw(rows: Sequence[tuple[Samples, int, str]], root: str) -> UInt8[np.ndarra
     ]
     images = [_row(samples, index) for samples, index, _ in rows]
     titles = ["as stored", "depth, or pairs (yellow: nearer)"]
-    return pictures.grid(images, titles, captions)
+    return pictures.contact_sheet(images, titles, captions)
 
 
 def _caption(path: str, note: str, root: str) -> str:
@@ -36,21 +35,20 @@ def _caption(path: str, note: str, root: str) -> str:
     return "\n".join(textwrap.wrap(text, width=90, max_lines=3, placeholder=" …"))
 
 
-def _row(samples: Samples, index: int) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+def _row(samples: Samples, index: int) -> list[np.ndarray]:
     try:
         _, sample = samples.read(index)
     except UserError:
         return [_image_alone(samples, index), _nothing()]
-    image = _small(sample["image"])
+    image = pictures.thumbnail(sample["image"])
     if sample["mask"].any() or not len(sample.get("pairs", ())):
-        depth, mask = _thin(sample["depth"]), _thin(sample["mask"])
-        return [image, pictures.enlarge(pictures.colorize(depth, mask))]
+        return [image, pictures.thumbnail(np.where(sample["mask"], sample["depth"], np.nan))]
     return [image, _with_pairs(sample)]
 
 
 def _with_pairs(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
     pairs: Int32[np.ndarray, "n 5"] = sample.get("pairs", NO_PAIRS)
-    picture = Image.fromarray(_small(sample["image"]))
+    picture = Image.fromarray(pictures.enlarge(pictures.thumbnail(sample["image"])))
     pen = ImageDraw.Draw(picture)
     scale = picture.width / sample["image"].shape[1]
     for *points, relation in pairs[:_PAIRS].tolist():
@@ -64,19 +62,10 @@ def _with_pairs(sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
 def _image_alone(samples: Samples, index: int) -> UInt8[np.ndarray, "h w 3"]:
     path = samples.records.places(index)["image"]
     try:
-        return _small(io.decode_image(io.read_bytes(path), path))
+        return pictures.thumbnail(io.decode_image(io.read_bytes(path), path))
     except UserError:
         return _nothing()
 
 
 def _nothing() -> UInt8[np.ndarray, "h w 3"]:
     return np.full((144, 192, 3), pictures.INVALID, np.uint8)
-
-
-def _small(image: UInt8[np.ndarray, "_h _w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    return pictures.enlarge(_thin(image))
-
-
-def _thin(array: np.ndarray) -> np.ndarray:
-    step = -(-max(array.shape[:2]) // _SIDE)
-    return np.ascontiguousarray(array[::step, ::step])

@@ -1,18 +1,18 @@
 """Pictures for people: depth in colours, contact sheets.
 
-Colours show order, not amount: a value's place among the values of its image decides. So ground
-truth and predictions look the same exactly where they order the scene in the same way, whatever
-their units. Near is bright and warm, far is dark. `SKY` marks +inf (infinitely far), `INVALID`
-pixels without a value.
+Colours show order, not amount: they depend on the rank of a value among the values of its image. So
+ground truth and predictions look the same exactly where they order the scene in the same way,
+whatever their units. Near is bright and warm, far is dark. `SKY` marks +inf (infinitely far),
+`INVALID` pixels without a value.
 """
 
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from reldepth_jax.data.images import io
@@ -22,6 +22,7 @@ SKY = (150, 196, 232)
 INVALID = (128, 128, 128)
 
 _LEVELS = 256
+_MIN_WIDTH = 192
 _GAP = 6
 _FONT_SIZE = 14
 
@@ -90,26 +91,32 @@ def colorize(
     return picture
 
 
-def enlarge(
-    picture: UInt8[np.ndarray, "_h _w 3"], width: int = 192
-) -> UInt8[np.ndarray, "_H _W 3"]:
-    """Repeat pixels until the picture is at least `width` wide, so that a person can see it."""
-    factor = -(-width // picture.shape[1])
+def thumbnail(array: Shaped[np.ndarray, "h w *_c"], side: int = 384) -> Shaped[np.ndarray, "..."]:
+    """Take every k-th row and column of a picture or map, so that no side exceeds `side`."""
+    # Not averaged: depths across an edge, or of invalid pixels, must not mix.
+    step = -(-max(array.shape[:2]) // side)
+    return np.ascontiguousarray(array[::step, ::step])
+
+
+def enlarge(picture: UInt8[np.ndarray, "_h _w 3"]) -> UInt8[np.ndarray, "_H _W 3"]:
+    """Repeat pixels until the picture is at least 192 wide, so that a person can see it."""
+    factor = -(-_MIN_WIDTH // picture.shape[1])
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def grid(
-    rows: Sequence[Sequence[UInt8[np.ndarray, "_h _w 3"]]],
+def contact_sheet(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_h _w 3"] | Float[np.ndarray, "_h _w"]]],
     column_titles: Sequence[str] = (),
     captions: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a contact sheet on white: titles above the columns, a caption below each row.
+    """Return pictures in rows on white: titles above the columns, a caption below each row.
 
-    Pictures keep their sizes; columns are as wide as their widest picture or title, and a caption
-    may have several lines.
+    Maps (h, w) are coloured by `colorize`, small pictures enlarged. Columns are as wide as their
+    widest picture or title, and a caption may have several lines.
 
     Raises ValueError if titles or captions do not match the pictures in number.
     """
+    rows = [[enlarge(p if p.ndim == 3 else colorize(p)) for p in row] for row in rows]
     columns = max((len(row) for row in rows), default=0)
     if not columns:
         raise ValueError("a contact sheet needs at least one picture")
@@ -155,40 +162,7 @@ def grid(
     return np.array(sheet)
 
 
-def reliability_diagram(
-    curves: Mapping[str, tuple[Float64[np.ndarray, "_b"], Float64[np.ndarray, "_b"]]],
-    side: int = 320,
-) -> UInt8[np.ndarray, "_h _w 3"]:
-    """Return accuracy (upwards, 0 to 1) over confidence (to the right, 0.5 to 1) as points.
-
-    `curves` are names with (confidence, accuracy) in [0.5, 1] and [0, 1], at most three of them.
-    Points below the grey diagonal are surer than right.
-    """
-    margin, dot = 40, 3
-    sheet = Image.new("RGB", (side + 2 * margin, side + 2 * margin), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_FONT_SIZE)
-
-    def place(confidence: float, accuracy: float) -> tuple[int, int]:
-        across, up = round((2 * confidence - 1) * side), round(accuracy * side)
-        return margin + across, margin + side - up
-
-    draw.rectangle((place(0.5, 1.0), place(1.0, 0.0)), outline="black")
-    draw.line((place(0.5, 0.5), place(1.0, 1.0)), fill=INVALID, width=1)
-    colors = ("silver", "crimson", "navy")
-    for number, (name, points) in enumerate(curves.items()):
-        for confidence, accuracy in zip(*points, strict=True):
-            x, y = place(float(confidence), float(accuracy))
-            draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=colors[number])
-        # The legend lies where no calibrated score has points.
-        below = (margin + side // 2, margin + side - (len(curves) - number) * (_FONT_SIZE + _GAP))
-        draw.text(below, name, fill=colors[number], font=font)
-    draw.text((margin, _GAP), "accuracy, 0 to 1", fill="black", font=font)
-    draw.text((margin, margin + side + _GAP), "confidence, 0.5 to 1", fill="black", font=font)
-    return np.array(sheet)
-
-
 def save_picture(path: str | os.PathLike[str], picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write a picture as PNG, making its folder where there is none."""
+    """Write a picture as PNG; makes its folder."""
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     io.write_png(path, picture)

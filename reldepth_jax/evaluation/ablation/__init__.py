@@ -1,1 +1,1 @@
-"""Many trainings that differ in one thing, and what comes out, told with its spread."""
+"""Many trainings that differ in one thing, judged together."""

@@ -1,4 +1,4 @@
-"""What an ablation trains and what it is judged on. Imports no JAX."""
+"""The runs of an ablation and the data they are judged on. Imports no JAX."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ class Grid:
     num_images: int = 100
     """Held-out images of each source."""
     pictures: int = 4
-    """Of them, how many are shown."""
+    """How many of them are shown."""
 
     def runs(self) -> Iterator[tuple[str, str, int, Config]]:
         """Yield condition, arm, seed and configuration of each run, all arms of a seed together."""
@@ -42,7 +42,7 @@ class Grid:
 def load(path: str) -> Grid:
     """Return what `get_grid(variant)` of the file `path[:variant]` returns.
 
-    Raises ConfigError, in one line, for whatever is wrong with the file or with an arm.
+    Raises ConfigError if something is wrong with the file or with an arm.
     """
     grid = run_file(path, "get_grid")
     if not isinstance(grid, Grid):

@@ -1,14 +1,14 @@
-"""Tables, statements and pictures of a finished grid."""
+"""Tables, sentences and pictures of a finished grid."""
 
+import functools
 import json
 import pathlib
 from typing import Any
 
-from reldepth_jax import curves
 from reldepth_jax.config import to_dict
 from reldepth_jax.data.images import pictures
 from reldepth_jax.data.images.io import atomic_write
-from reldepth_jax.evaluation import compare
+from reldepth_jax.evaluation import charts, compare
 from reldepth_jax.evaluation.ablation.grid import Grid
 from reldepth_jax.evaluation.ablation.run import Results
 
@@ -46,11 +46,7 @@ def write(
             parts.append(compare.markdown(compare.rows(report), notes))
             if any(group[0].pictures for group in groups.values()):
                 name = f"comparison_{source}_{condition}.png"
-                pictures.save_picture(workdir / name, compare.picture(groups))
-    for condition, arms in learning.items():
-        title = f"{condition}: WHDR on validation images"
-        picture = curves.draw(arms, title, "percent of unequal pairs")
-        pictures.save_picture(workdir / f"curves_{condition}.png", picture)
+                pictures.save_picture(workdir / name, compare.contact_sheet(groups))
     steps = next(iter(grid.runs()))[-1].train.steps
     header = (
         f"# Ablation\n\n{steps} steps a run, {len(grid.seeds)} seeds, {grid.num_images} held-out"
@@ -60,6 +56,11 @@ def write(
     text = "\n".join([header, *parts])
     _write(workdir / "results.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")
     _write(workdir / "results.md", text)
+    for condition, arms in learning.items():
+        draw = functools.partial(
+            charts.learning_curves, curves=arms, title=f"{condition}: WHDR on validation images"
+        )
+        charts.save(workdir / f"curves_{condition}.png", draw)
     return text
 
 

@@ -1,7 +1,7 @@
-"""Training every run of a grid, and judging it; whatever is finished is not done again.
+"""Trains every run of a grid and judges it; finished runs are kept.
 
 Runs are ordinary run directories, WORKDIR/runs/CONDITION/ARM/seed_K, so that they resume as any
-training does. Sources are made once: what they keep (rendered frames) serves all runs.
+training does. Each source is made once: all runs share what it keeps (rendered frames).
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from reldepth_jax.config import Choice, Config, EvalConfig
+from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig
 from reldepth_jax.data.pipeline import make_source, train_sources
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.ablation.grid import Grid
@@ -23,10 +23,9 @@ from reldepth_jax.training import run
 from reldepth_jax.types import Sample, Source
 
 Progress = Callable[[int, int, str], None]
-"""Called with (runs done, runs in all, which comes next)."""
+"""Called with (runs done, runs in all, name of the next run)."""
 Results = dict[str, dict[str, dict[str, list[Evaluation]]]]
 """Held-out source -> condition -> arm -> one evaluation a seed."""
-CURVES = "val"
 
 
 def folder_of(workdir: pathlib.Path, condition: str, arm: str, seed: int) -> pathlib.Path:
@@ -37,15 +36,16 @@ def folder_of(workdir: pathlib.Path, condition: str, arm: str, seed: int) -> pat
 def train(grid: Grid, workdir: pathlib.Path, progress: Progress) -> int:
     """Train what is not finished; return 0, or the exit code of a run that was stopped.
 
-    What a run says goes to a `.log` beside its directory. Raises what training raises, for
-    mistakes in any arm before the first run begins.
+    The messages of a run go to a `.log` beside its directory. Raises what training raises; mistakes
+    in any arm are found before the first run begins.
     """
     planned = list(grid.runs())
-    made = _Sources()
+    training = functools.cache(lambda data: train_sources(Config(data=data)))
+    validation = functools.cache(lambda data: make_source(Config(data=data), "val"))
     for condition, arm, seed, config in planned:
         folder = folder_of(workdir, condition, arm, seed)
         try:
-            sources = made.training(config)
+            sources = training(config.data)
             require_same(folder, config, sources)
             run.require_trainable(config, folder, sources)
         except UserError as error:
@@ -61,8 +61,8 @@ def train(grid: Grid, workdir: pathlib.Path, progress: Progress) -> int:
                 config,
                 folder,
                 Console(file=log, width=120),
-                made.training(config),
-                made.validation(config),
+                training(config.data),
+                validation(config.data),
             )
         if code:
             return code
@@ -71,7 +71,7 @@ def train(grid: Grid, workdir: pathlib.Path, progress: Progress) -> int:
 
 
 def finished(folder: pathlib.Path, config: Config) -> bool:
-    """Return whether a run directory holds the end of this very run."""
+    """Return whether a run directory holds this run with all its steps."""
     events = History(folder).events()
     ended = bool(events) and events[-1].get("event") == "finished"
     return ended and events[-1].get("step") == config.train.steps
@@ -80,12 +80,12 @@ def finished(folder: pathlib.Path, config: Config) -> bool:
 def judge(grid: Grid, workdir: pathlib.Path, progress: Progress) -> Results:
     """Evaluate every run on the test split of every held-out source."""
     results: Results = {}
+    planned = list(grid.runs())
+    crop = planned[0][-1].data.crop
     kept = {
-        name: (_Kept(_heldout(held.source, config), grid.num_images), held.sigma)
-        for (*_, config) in list(grid.runs())[:1]
+        name: (_Kept(_test_images(held.source, crop), grid.num_images), held.sigma)
         for name, held in grid.heldout.items()
     }
-    planned = list(grid.runs())
     for done, (condition, arm, seed, _) in enumerate(planned):
         progress(done, len(planned), f"{condition}, {arm}, seed {seed}")
         predict = from_run(folder_of(workdir, condition, arm, seed)).predictor()
@@ -104,28 +104,10 @@ def curves(grid: Grid, workdir: pathlib.Path) -> dict[str, dict[str, dict[int, l
     for condition, arm, seed, _ in grid.runs():
         curve = found.setdefault(condition, {}).setdefault(arm, {})
         lines = json_lines(folder_of(workdir, condition, arm, seed) / layout.METRICS)
-        last = {line["step"]: line["whdr"] for line in lines if line["group"] == CURVES}
+        last = {line["step"]: line["whdr"] for line in lines if line["group"] == "val"}
         for step, value in last.items():
             curve.setdefault(step, []).append(value)
     return found
-
-
-class _Sources:
-    """Sources by what they are made from, each made once."""
-
-    def __init__(self):
-        self._training = functools.cache(self._make_training)
-        self._validation = functools.cache(lambda config: make_source(config, "val"))
-
-    def training(self, config: Config) -> list[Source]:
-        return self._training(Config(data=config.data))
-
-    def validation(self, config: Config) -> Source:
-        return self._validation(Config(data=config.data))
-
-    @staticmethod
-    def _make_training(config: Config) -> list[Source]:
-        return train_sources(config)
 
 
 class _Kept:
@@ -142,7 +124,5 @@ class _Kept:
         return self._samples[index]
 
 
-def _heldout(source: Choice, config: Config) -> Source:
-    data = Config().data
-    settings = Config(data=type(data)(source=source, crop=config.data.crop))
-    return make_source(settings, "test")
+def _test_images(source: Choice, crop: tuple[int, int]) -> Source:
+    return make_source(Config(data=DataConfig(source=source, crop=crop)), "test")

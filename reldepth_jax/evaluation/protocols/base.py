@@ -1,16 +1,24 @@
-"""What the protocols share: the images of this process, and states merged over all of them."""
+"""What a protocol declares, and what all protocols share.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+A new protocol is one new file in this folder: a function under `@PROTOCOLS.register("name")` that
+returns a `Protocol`. Its keyword arguments are options, set with `--config.dataset.NAME=VALUE`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float64, Int8, UInt8
+from jaxtyping import Float, UInt8
 
 from reldepth_jax.data.images import pictures
-from reldepth_jax.evaluation.protocols.report import Report
-from reldepth_jax.metrics.merge import merge_everywhere, process_block
-from reldepth_jax.metrics.ordinal import ErrorCounts, PixelPairs
-from reldepth_jax.types import Sample, Source
+from reldepth_jax.evaluation.judged_pairs import LabelledPairs
+from reldepth_jax.evaluation.protocols.report import Report, Row
+from reldepth_jax.metrics import ordinal
+from reldepth_jax.metrics.ordinal import ErrorCounts
+from reldepth_jax.metrics.processes import merge_over_processes, process_block
+from reldepth_jax.registry import SOURCES
+from reldepth_jax.types import Sample
 
 Predict = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, "_h _w"]]
 """A network on a whole image of any size: the score at the size that it computed, not brought to
@@ -19,14 +27,88 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 Counts = Mapping[str, ErrorCounts]
 """By variant or measure."""
+Picture = UInt8[np.ndarray, "h w 3"]
+State = TypeVar("State")
 
-RULE = "lower is nearer"
 PICTURES = 6
 
 
-@runtime_checkable
-class EvaluationProtocol(Protocol):
+class Judged(NamedTuple):
+    """The outcome of one image."""
+
+    state: Any
+    """Counts or errors, to be merged."""
+    score: Float[np.ndarray, "h w"]
+    """For the contact sheet."""
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One network on a data set, or on its first images."""
+
+    predict: Predict
+    dataset: str
+    data_dir: str
+    num_images: int
+    """0: all."""
+    progress: Progress
+
+    def source(self, split: str = "test", **options: Any) -> Any:
+        """Return a split of the data set, whose images keep their sizes."""
+        return SOURCES.create(self.dataset, split=split, size=(0, 0), root=self.data_dir, **options)
+
+    def count(self, source: Any) -> int:
+        """Return how many images of a source are used."""
+        return min(self.num_images or len(source), len(source))
+
+    def judge(
+        self, source: Any, judge: Callable[[Sample], Judged]
+    ) -> tuple[list[Any], Picture | None]:
+        """Judge the images of this process; return their states and the first predictions."""
+        indices = process_block(self.count(source))
+        states, rows, captions = [], [], []
+        for done, index in enumerate(indices, 1):
+            sample = source[index]
+            state, score, caption = judge(sample)
+            states.append(state)
+            if len(rows) < PICTURES:
+                rows.append([pictures.thumbnail(each) for each in (sample["image"], score)])
+                captions.append(f"#{index}  {caption}")
+            self.progress(done, len(indices))
+        sheet = pictures.contact_sheet(rows, ["image", "prediction"], captions) if rows else None
+        return states, sheet
+
+
+class Outcome(NamedTuple):
+    """What a protocol found."""
+
+    images: int
+    size: str
+    """How much was judged, in words."""
+    rows: Sequence[Row]
+    """The main variant first, then its deviations, then the location rule."""
+    notes: Sequence[str]
+    """What a reader must know: the protocol in words, samples left out."""
+    picture: Picture | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
     """One published way to judge a network on one data set."""
+
+    title: str
+    """Data set and split."""
+    dataset: str
+    """Name of its data source (`registry.SOURCES`), whose layout the folder has."""
+    images: int | None
+    """How many images the published numbers are of; None: not known exactly."""
+    measures: Sequence[str]
+    """Columns, with their units. Lower is better unless the name says otherwise."""
+    published: Sequence[Row]
+    citation: str
+    """Where the published numbers are from."""
+    judge: Callable[[Request], Outcome]
 
     def __call__(
         self, predict: Predict, data_dir: str, *, num_images: int, progress: Progress
@@ -35,56 +117,30 @@ class EvaluationProtocol(Protocol):
 
         Raises DataError or UnreadableFile for a data set that cannot be used.
         """
-        ...
-
-
-class AnnotatedPairs(NamedTuple):
-    """The annotated pairs of one image, in its own pixels."""
-
-    pairs: PixelPairs
-    relation: Int8[np.ndarray, "n"]
-
-
-def count_of(source: Source, num_images: int) -> int:
-    """Return how many images are used."""
-    return min(num_images or len(source), len(source))
-
-
-def block(source: Source, num_images: int, progress: Progress) -> Iterator[tuple[int, Sample]]:
-    """Yield the samples that this process judges, with their indices; reports its progress."""
-    indices = process_block(count_of(source, num_images))
-    for done, index in enumerate(indices, 1):
-        yield index, source[index]
-        progress(done, len(indices))
+        outcome = self.judge(Request(predict, self.dataset, data_dir, num_images, progress))
+        notes = list(outcome.notes)
+        if self.images not in (None, outcome.images):
+            notes.append(
+                f"Not comparable with published numbers: those are of {self.images} images."
+            )
+        return Report(
+            title=f"{self.title}: {outcome.size}",
+            measures=[m for m in self.measures if any(m in row.values for row in outcome.rows)],
+            rows=outcome.rows,
+            published=self.published,
+            source=self.citation,
+            notes=notes,
+            picture=outcome.picture,
+        )
 
 
 def merge_counts(parts: Sequence[Counts], keys: Sequence[str]) -> dict[str, ErrorCounts]:
     """Append the images of this process, then those of the other processes, in order."""
-    return {key: merge_everywhere(ErrorCounts, [part[key] for part in parts]) for key in keys}
+    return {key: merge_over_processes(ErrorCounts, [part[key] for part in parts]) for key in keys}
 
 
-def annotated(sample: Sample) -> AnnotatedPairs:
-    """Return the annotated pairs of a sample as flat indices."""
-    rows = sample.get("pairs", np.zeros((0, 5), np.int32)).astype(np.int64)
-    width = sample["mask"].shape[1]
-    pairs = PixelPairs(rows[:, 0] * width + rows[:, 1], rows[:, 2] * width + rows[:, 3])
-    return AnnotatedPairs(pairs, rows[:, 4].astype(np.int8))
-
-
-def lower_is_nearer(height: int, width: int) -> Float64[np.ndarray, "h w"]:
-    """Return the score of the location rule: minus the row."""
-    return np.broadcast_to(-np.arange(height, dtype=np.float64)[:, None], (height, width))
-
-
-def picture_row(sample: Sample, score: Float[np.ndarray, "h w"]) -> list[UInt8[np.ndarray, "..."]]:
-    """Return image and prediction, thinned to at most 384 pixels a side."""
-    step = -(-max(score.shape) // 384)
-    image, small = (np.ascontiguousarray(a[::step, ::step]) for a in (sample["image"], score))
-    return [pictures.enlarge(image), pictures.enlarge(pictures.colorize(small))]
-
-
-def contact_sheet(
-    rows: Sequence[list[UInt8[np.ndarray, "..."]]], captions: Sequence[str]
-) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Return image and prediction side by side; None without rows."""
-    return pictures.grid(rows, ["image", "prediction"], captions) if rows else None
+def rule_error(sample: Sample, labelled: LabelledPairs) -> ErrorCounts:
+    """Count the wrong pairs of the location rule; a tie costs half a pair."""
+    rule = ordinal.location_rule(*sample["mask"].shape)
+    difference = ordinal.difference(rule, labelled.pairs)
+    return ordinal.strict_error(difference, labelled.relation, tie=0.5)

@@ -13,15 +13,23 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float64, Int8
+from jaxtyping import Float, Float64
 
-from reldepth_jax.data.sources.diw import DIW
-from reldepth_jax.evaluation.protocols import base
-from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
+from reldepth_jax.evaluation.judged_pairs import LabelledPairs, annotated_pairs
+from reldepth_jax.evaluation.protocols.base import (
+    Judged,
+    Outcome,
+    Protocol,
+    Request,
+    merge_counts,
+    rule_error,
+)
+from reldepth_jax.evaluation.protocols.report import Estimate, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_half_pixel, scale_torch7
 from reldepth_jax.metrics import ordinal
-from reldepth_jax.metrics.ordinal import ErrorCounts, PixelPairs
+from reldepth_jax.metrics.ordinal import RULE, ErrorCounts, PixelPairs
 from reldepth_jax.registry import PROTOCOLS
+from reldepth_jax.types import Sample
 
 Resize = Callable[[Float[np.ndarray, "h w"], tuple[int, int]], Float64[np.ndarray, "_h _w"]]
 
@@ -59,101 +67,83 @@ VARIANTS = {
     ),
 }
 
-PUBLISHED = [
-    Row("location rule (Xian 2018)", {"WHDR %": 31.37}),
-    Row("Chen 2016, NYU", {"WHDR %": 31.31}),
-    Row("Xian 2018, NYU", {"WHDR %": 27.70}),
-    Row("Eigen 2015", {"WHDR %": 25.70}),
-    Row("Chen 2016, DIW", {"WHDR %": 22.14}),
-    Row("Xian 2018, 1 pair an image", {"WHDR %": 19.01}),
-    Row("Xian 2018, DIW", {"WHDR %": 14.98}),
-    Row("Chen 2016, NYU + DIW", {"WHDR %": 14.39}),
-    Row("Xian 2018, ReDWeb", {"WHDR %": 14.33}),
-    Row("MiDaS v2.1 small", {"WHDR %": 13.44}),
-    Row("MiDaS v2.1", {"WHDR %": 12.95}),
-    Row("MiDaS ResNet-50, 5 sets", {"WHDR %": 12.48}),
-    Row("MiDaS, 5 sets", {"WHDR %": 12.46}),
-    Row("Yucel 2021, DIW", {"WHDR %": 11.56}),
-    Row("Xian 2018, ReDWeb + DIW", {"WHDR %": 11.37}),
-    Row("DPT-Large (MiDaS v3)", {"WHDR %": 10.82}),
-    Row("MiDaS v3.1 Next-ViT-L", {"WHDR %": 10.31}),
-]
+PUBLISHED = {
+    "location rule (Xian 2018)": 31.37,
+    "Chen 2016, NYU": 31.31,
+    "Xian 2018, NYU": 27.70,
+    "Eigen 2015": 25.70,
+    "Chen 2016, DIW": 22.14,
+    "Xian 2018, 1 pair an image": 19.01,
+    "Xian 2018, DIW": 14.98,
+    "Chen 2016, NYU + DIW": 14.39,
+    "Xian 2018, ReDWeb": 14.33,
+    "MiDaS v2.1 small": 13.44,
+    "MiDaS v2.1": 12.95,
+    "MiDaS ResNet-50, 5 sets": 12.48,
+    "MiDaS, 5 sets": 12.46,
+    "Yucel 2021, DIW": 11.56,
+    "Xian 2018, ReDWeb + DIW": 11.37,
+    "DPT-Large (MiDaS v3)": 10.82,
+    "MiDaS v3.1 Next-ViT-L": 10.31,
+}
+MEASURE = "WHDR %"
 
 
 @PROTOCOLS.register("diw")
-@dataclasses.dataclass(frozen=True)
-class DIWProtocol:
-    """WHDR of DIW in every variant, beside the location rule."""
+def diw() -> Protocol:
+    """Return the protocol of DIW: WHDR in every variant."""
+    return Protocol(
+        title="DIW, test",
+        dataset="diw",
+        images=74_441,
+        measures=(MEASURE,),
+        published=[Row(name, {MEASURE: value}) for name, value in PUBLISHED.items()],
+        citation="Xian et al., CVPR 2018, Table 4; Ranftl et al., TPAMI, Table 11; MiDaS README;"
+        " Yucel et al., arXiv 2105.12053",
+        judge=_judge,
+    )
 
-    def __call__(
-        self, predict: base.Predict, data_dir: str, *, num_images: int, progress: base.Progress
-    ) -> Report:
-        """Judge on the test split; `EvaluationProtocol`."""
-        source = DIW(split="test", size=(0, 0), root=data_dir)
-        parts: list[dict[str, ErrorCounts]] = []
-        rows, captions = [], []
-        for index, sample in base.block(source, num_images, progress):
-            pairs, relation = base.annotated(sample)
-            score = predict(sample["image"])
-            size = sample["mask"].shape
-            maps: dict[Resize, Float64[np.ndarray, "h w"]] = {
-                way: way(score, size) for way in (scale_torch7, scale_half_pixel)
-            }
-            parts.append(
-                {
-                    name: judge(variant, maps[variant.resize], pairs, relation)
-                    for name, variant in VARIANTS.items()
-                }
-            )
-            by_row = ordinal.difference(base.lower_is_nearer(*size), pairs)
-            parts[-1][base.RULE] = ordinal.strict_error(by_row, relation, tie=0.5)
-            if len(rows) < base.PICTURES:
-                rows.append(base.picture_row(sample, maps[scale_torch7]))
-                wrong = bool(parts[-1]["official"].wrong.any())
-                captions.append(f"#{index}  {'wrong' if wrong else 'right'}")
-        counts = base.merge_counts(parts, [*VARIANTS, base.RULE])
-        used = base.count_of(source, num_images)
-        notes = [f"{used} images with one pair each; intervals are over images."]
-        published = source.data_set.counts["test"]
-        if used < published:
-            notes.append(f"Not comparable with published numbers: the test set has {published}.")
-        if source.rejected:
-            first = source.rejected[0]
-            notes.append(
-                f"{len(source.rejected)} samples of the csv were left out, the first at line"
-                f" {first.line}: {first.reason}."
-            )
-        ours = [
-            Row(name, {"WHDR %": Estimate.percent(counts[name])}, variant.note)
+
+def _judge(request: Request) -> Outcome:
+    def judge(sample: Sample) -> Judged:
+        labelled = annotated_pairs(sample)
+        score = request.predict(sample["image"])
+        maps: dict[Resize, Float64[np.ndarray, "h w"]] = {
+            way: way(score, sample["mask"].shape) for way in (scale_torch7, scale_half_pixel)
+        }
+        counts = {
+            name: _count(variant, maps[variant.resize], labelled)
             for name, variant in VARIANTS.items()
-        ]
-        rule = Row(
-            base.RULE,
-            {"WHDR %": Estimate.percent(counts[base.RULE])},
-            "the location rule on the same pairs; one row costs half a pair",
+        }
+        counts[RULE] = rule_error(sample, labelled)
+        caption = "wrong" if counts["official"].wrong.any() else "right"
+        return Judged(counts, maps[scale_torch7], caption)
+
+    source = request.source()
+    parts, picture = request.judge(source, judge)
+    counts = merge_counts(parts, [*VARIANTS, RULE])
+    used = request.count(source)
+    notes = [f"{used} images with one pair each; intervals are over images."]
+    if source.rejected:
+        first = source.rejected[0]
+        notes.append(
+            f"{len(source.rejected)} samples of the csv were left out, the first at line"
+            f" {first.line}: {first.reason}."
         )
-        return Report(
-            title=f"DIW, test: {used} pairs",
-            measures=("WHDR %",),
-            rows=[*ours, rule],
-            published=PUBLISHED,
-            source="Xian et al., CVPR 2018, Table 4; Ranftl et al., TPAMI, Table 11; MiDaS README;"
-            " Yucel et al., arXiv 2105.12053",
-            notes=notes,
-            picture=base.contact_sheet(rows, captions),
-        )
+    explanations = {name: variant.note for name, variant in VARIANTS.items()}
+    explanations[RULE] = "the location rule on the same pairs; one row costs half a pair"
+    rows = [
+        Row(name, {MEASURE: Estimate.percent(counts[name])}, note)
+        for name, note in explanations.items()
+    ]
+    return Outcome(used, f"{used} pairs", rows, notes, picture)
 
 
-def judge(
-    variant: Variant,
-    score: Float[np.ndarray, "h w"],
-    pairs: PixelPairs,
-    relation: Int8[np.ndarray, "n"],
+def _count(
+    variant: Variant, score: Float[np.ndarray, "h w"], labelled: LabelledPairs
 ) -> ErrorCounts:
-    """Count the wrong ones among the pairs of an image, by one variant.
-
-    `score` is at the size of the image, resized as the variant does.
-    """
+    """Count the wrong pairs of an image, whose `score` was resized as the variant does."""
+    pairs, relation = labelled
     if variant.swap_axes:
         pairs = PixelPairs(*(_swapped(points, score.shape) for points in pairs))
     difference = ordinal.difference(score, pairs)

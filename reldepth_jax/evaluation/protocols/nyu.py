@@ -14,24 +14,32 @@ Deviation: the script feeds 320x240; a network here gets the input that it was m
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int8, UInt8
 
-from reldepth_jax.data.sources.nyu_pairs import NYUPairs
-from reldepth_jax.evaluation.protocols import base
-from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
+from reldepth_jax.evaluation.judged_pairs import annotated_pairs
+from reldepth_jax.evaluation.protocols.base import (
+    Judged,
+    Outcome,
+    Picture,
+    Predict,
+    Protocol,
+    Request,
+)
+from reldepth_jax.evaluation.protocols.report import Estimate, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_torch7
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.metrics.alignment import NYU_MEAN, NYU_STD, align_mean_std
 from reldepth_jax.metrics.depth import DepthErrors
-from reldepth_jax.metrics.merge import gather, merge_everywhere
-from reldepth_jax.metrics.ordinal import ErrorCounts
+from reldepth_jax.metrics.ordinal import RULE, ErrorCounts, location_rule
+from reldepth_jax.metrics.processes import gather, merge_over_processes
 from reldepth_jax.registry import PROTOCOLS
-from reldepth_jax.types import Sample, Source
+from reldepth_jax.types import Sample
 
 MARGIN = 10
 METRIC_MARGIN = 16
@@ -77,82 +85,69 @@ class Pairs(NamedTuple):
 
 
 @PROTOCOLS.register("nyu")
-@dataclasses.dataclass(frozen=True)
-class NYUProtocol:
-    """WKDR of NYUDv2 by the official rule and two others, and the metric errors of Table 6."""
+def nyu() -> Protocol:
+    """Return the protocol of NYUDv2's pairs: WKDR by the official rule and two others.
 
-    def __call__(
-        self, predict: base.Predict, data_dir: str, *, num_images: int, progress: base.Progress
-    ) -> Report:
-        """Fit tau on the validation images, judge on the test images; `EvaluationProtocol`."""
-        validation = NYUPairs(split="val", size=(0, 0), root=data_dir)
-        test = NYUPairs(split="test", size=(0, 0), root=data_dir, depth=True)
-        total = base.count_of(validation, num_images) + base.count_of(test, num_images)
-        done = 0
+    With depth files beside the test images also the metric errors of Table 6.
+    """
+    return Protocol(
+        title="NYUDv2 pairs, test",
+        dataset="nyu_pairs",
+        images=654,
+        measures=(*WKDR, *METRIC),
+        published=PUBLISHED,
+        citation="Xian et al., CVPR 2018, Tables 5 and 6",
+        judge=_judge,
+    )
 
-        def advance(_done: int, _total: int) -> None:
-            nonlocal done
-            done += 1
-            progress(done, total)
 
-        fitted, fitted_rule, *_ = _predicted(predict, validation, num_images, advance, margin=0)
-        judged, judged_rule, errors, rows, captions = _predicted(
-            predict, test, num_images, advance, margin=MARGIN
+def _judge(request: Request) -> Outcome:
+    """Fit tau on the validation images, judge on the test images."""
+    validation, test = request.source("val"), request.source("test", depth=True)
+    total = request.count(validation) + request.count(test)
+    done, report = itertools.count(1), request.progress
+    request = dataclasses.replace(request, progress=lambda *_: report(next(done), total))
+    fitted, fitted_rule, *_ = _predicted(request, validation, margin=0)
+    judged, judged_rule, errors, picture = _predicted(request, test, margin=MARGIN)
+    official = grid_tau(fitted, OFFICIAL_TAUS, per_image=True)
+    pooled = grid_tau(fitted, POOLED_TAUS, per_image=False)
+    exact = ordinal.best_tau(fitted.difference, fitted.relation)
+    exact_rule = ordinal.best_tau(fitted_rule.difference, fitted_rule.relation)
+    rows = [
+        _row("official", judged, official, per_image=True, note="means of per-image shares"),
+        _row("pooled", judged, pooled, per_image=False, note="YouTube3D: shares of all pairs"),
+        _row("exact tau", judged, exact, per_image=False, note="tau is free, shares of all pairs"),
+        _row("exact tau, per image", judged, exact, per_image=True, note="the same tau"),
+        _row(RULE, judged_rule, exact_rule, per_image=False, note="location rule, tau free"),
+    ]
+    used = request.count(test)
+    notes = [f"{used} test and {request.count(validation)} validation images."]
+    if errors.num_images:
+        measured = errors.compute("chen")
+        values = {title: Estimate(measured[name]) for title, name in METRIC.items()}
+        for title in ("abs rel", "sq rel"):
+            values[title] = Estimate(values[title].value, *errors.interval(METRIC[title]))
+        rows[0] = dataclasses.replace(rows[0], values={**rows[0].values, **values})
+        notes.append(
+            "Metric errors: every map scaled to the mean and standard deviation of the training"
+            " depths, square roots of means over images."
         )
-        official = grid_tau(fitted, OFFICIAL_TAUS, per_image=True)
-        pooled = grid_tau(fitted, POOLED_TAUS, per_image=False)
-        exact = ordinal.best_tau(fitted.difference, fitted.relation)
-        exact_rule = ordinal.best_tau(fitted_rule.difference, fitted_rule.relation)
-        ours = [
-            _row("official", judged, official, per_image=True, note="means of per-image shares"),
-            _row("pooled", judged, pooled, per_image=False, note="YouTube3D: shares of all pairs"),
-            _row(
-                "exact tau", judged, exact, per_image=False, note="tau is free, shares of all pairs"
-            ),
-            _row("exact tau, per image", judged, exact, per_image=True, note="the same tau"),
-            _row(
-                base.RULE, judged_rule, exact_rule, per_image=False, note="location rule, tau free"
-            ),
-        ]
-        used = base.count_of(test, num_images)
-        notes = [f"{used} test and {base.count_of(validation, num_images)} validation images."]
-        if errors.num_images:
-            measured = errors.compute("chen")
-            values = {title: Estimate(measured[name]) for title, name in METRIC.items()}
-            for title in ("abs rel", "sq rel"):
-                interval = errors.interval(METRIC[title])
-                values[title] = Estimate(measured[METRIC[title]], *interval)
-            ours[0] = dataclasses.replace(ours[0], values={**ours[0].values, **values})
-            notes.append(
-                "Metric errors: every map scaled to the mean and standard deviation of the training"
-                " depths, square roots of means over images."
-            )
-        else:
-            notes.append("No N_depth.h5 beside the test images: the metric errors are left out.")
-        if official in (OFFICIAL_TAUS[0], OFFICIAL_TAUS[-1]):
-            notes.append(
-                f"The official threshold grid ends at tau = {official:g}: the scale of these scores"
-                " lies outside it, so read the rows with the exact tau."
-            )
-        published = test.data_set.counts["test"]
-        if used < published:
-            notes.append(f"Not comparable with published numbers: those are of {published} images.")
-        rejected = len(validation.rejected) + len(test.rejected)
-        if rejected:
-            notes.append(f"{rejected} lines of the csv files were left out.")
-        return Report(
-            title=f"NYUDv2 pairs, test: {used} images, {int(judged.counts.sum())} pairs",
-            measures=(*WKDR, *(METRIC if errors.num_images else ())),
-            rows=ours,
-            published=PUBLISHED,
-            source="Xian et al., CVPR 2018, Tables 5 and 6",
-            notes=notes,
-            picture=base.contact_sheet(rows, captions),
+    else:
+        notes.append("No N_depth.h5 beside the test images: the metric errors are left out.")
+    if official in (OFFICIAL_TAUS[0], OFFICIAL_TAUS[-1]):
+        notes.append(
+            f"The official threshold grid ends at tau = {official:g}: the scale of these scores"
+            " lies outside it, so read the rows with the exact tau."
         )
+    rejected = len(validation.rejected) + len(test.rejected)
+    if rejected:
+        notes.append(f"{rejected} lines of the csv files were left out.")
+    size = f"{used} images, {int(judged.counts.sum())} pairs"
+    return Outcome(used, size, rows, notes, picture)
 
 
 def full_map(
-    predict: base.Predict, image: UInt8[np.ndarray, "h w 3"], margin: int
+    predict: Predict, image: UInt8[np.ndarray, "h w 3"], margin: int
 ) -> Float64[np.ndarray, "h w"]:
     """Return the score at the size of the image, predicted without its margin (0: whole)."""
     if not margin:
@@ -199,44 +194,33 @@ def _row(name: str, pairs: Pairs, tau: float, *, per_image: bool, note: str) -> 
 
 
 def _predicted(
-    predict: base.Predict, source: Source, num_images: int, progress: base.Progress, *, margin: int
-):
-    """Return pairs of the model and of the rule, metric errors and pictures of one split."""
-    model, rule = [np.zeros(0)], [np.zeros(0)]
-    relations, counts = [np.zeros(0, np.int8)], []
-    errors, rows, captions = [], [], []
-    for index, sample in base.block(source, num_images, progress):
-        pairs, relation = base.annotated(sample)
-        score = full_map(predict, sample["image"], margin)
-        model.append(ordinal.difference(score, pairs))
-        by_row = base.lower_is_nearer(*score.shape) / score.shape[0]
-        rule.append(ordinal.difference(by_row, pairs))
-        relations.append(relation)
-        counts.append(len(relation))
-        if sample["mask"].any():
-            errors.append(_metric_errors(score, sample))
-        if len(rows) < base.PICTURES:
-            rows.append(base.picture_row(sample, score))
-            captions.append(f"#{index}")
-    everyone = gather(
-        {
-            "model": np.concatenate(model),
-            "rule": np.concatenate(rule),
-            "relation": np.concatenate(relations),
-            "counts": np.array(counts, np.int64),
+    request: Request, source: Any, *, margin: int
+) -> tuple[Pairs, Pairs, DepthErrors, Picture | None]:
+    """Return pairs of the model and of the rule, metric errors and the sheet of one split."""
+
+    def judge(sample: Sample) -> Judged:
+        pairs, relation = annotated_pairs(sample)
+        score = full_map(request.predict, sample["image"], margin)
+        rule = location_rule(*score.shape) / score.shape[0]
+        arrays = {
+            "model": ordinal.difference(score, pairs),
+            "rule": ordinal.difference(rule, pairs),
+            "relation": relation,
+            "counts": np.array([len(relation)]),
         }
+        errors = _metric_errors(score, sample) if sample["mask"].any() else None
+        return Judged((arrays, errors), score)
+
+    none = {"model": np.zeros(0), "rule": np.zeros(0), "relation": np.zeros(0, np.int8)}
+    none["counts"] = np.zeros(0, np.int64)
+    states, picture = request.judge(source, judge)
+    own = [none, *(arrays for arrays, _ in states)]
+    everyone = gather({key: np.concatenate([each[key] for each in own]) for key in none})
+    model, rule, relation, counts = (
+        np.concatenate([theirs[key] for theirs in everyone]) for key in none
     )
-    model_all, rule_all, relation_all, counts_all = (
-        np.concatenate([theirs[key] for theirs in everyone])
-        for key in ("model", "rule", "relation", "counts")
-    )
-    return (
-        Pairs(model_all, relation_all, counts_all),
-        Pairs(rule_all, relation_all, counts_all),
-        merge_everywhere(DepthErrors, errors),
-        rows,
-        captions,
-    )
+    errors = merge_over_processes(DepthErrors, [each for _, each in states if each is not None])
+    return Pairs(model, relation, counts), Pairs(rule, relation, counts), errors, picture
 
 
 def _metric_errors(score: Float[np.ndarray, "h w"], sample: Sample) -> DepthErrors:

@@ -1,7 +1,7 @@
 """What a protocol reports: our numbers beside the published ones.
 
-Values are in the unit of their measure ("%" for shares, as papers print them). Lower is better but
-where a measure's name says otherwise.
+Values are in the unit of their measure ("%" for shares, as papers print them). Lower is better
+unless a measure's name says otherwise.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Row:
 
     name: str
     values: Mapping[str, Estimate | float]
-    """By measure; a measure that is not there was not published, or not measured."""
+    """By measure; without those that were not published, or not measured."""
     note: str = ""
 
 
@@ -71,15 +71,15 @@ class Report:
 
     title: str
     """Data set, split and how much of it."""
-    measures: tuple[str, ...]
+    measures: Sequence[str]
     """Columns, with their units."""
     rows: Sequence[Row]
     """Ours: the protocol's main variant first, then its deviations, then the location rule."""
     published: Sequence[Row]
     source: str
-    """Where the published numbers stand."""
+    """Where the published numbers are from."""
     notes: Sequence[str]
-    """What a reader must know: protocol in words, samples left out."""
+    """What a reader must know."""
     picture: UInt8[np.ndarray, "h w 3"] | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -12,29 +12,25 @@ these errors are hard on networks trained by ranking. The fitted scale may be ne
 score of the wrong sign is turned round: signs are what ordinal protocols test.
 """
 
-import dataclasses
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.sources.eth3d import ETH3D
-from reldepth_jax.data.sources.kitti import Kitti
-from reldepth_jax.data.sources.nyu_depth_v2 import NYUDepthV2
-from reldepth_jax.data.sources.sintel import Sintel
-from reldepth_jax.data.sources.tum import TUM
-from reldepth_jax.evaluation.protocols import base
-from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
+from reldepth_jax.evaluation.protocols.base import Judged, Outcome, Protocol, Request
+from reldepth_jax.evaluation.protocols.report import Estimate, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_half_pixel
 from reldepth_jax.metrics.alignment import align_inverse_depth
 from reldepth_jax.metrics.boundary import BoundaryF1
 from reldepth_jax.metrics.depth import DepthErrors
-from reldepth_jax.metrics.merge import merge_everywhere
-from reldepth_jax.metrics.ordinal import bootstrap_interval
+from reldepth_jax.metrics.ordinal import RULE, bootstrap_interval, location_rule
+from reldepth_jax.metrics.processes import merge_over_processes
 from reldepth_jax.registry import PROTOCOLS
-from reldepth_jax.types import Sample, Source, Split
+from reldepth_jax.types import Sample, with_polarity
 
 COLUMNS = {
     "abs rel": "abs_rel",
@@ -51,99 +47,103 @@ BAD = "d > 1.25 %"
 BOUNDARY = "boundary F1 (higher is better)"
 
 
-def _published(measure: str, *values: float) -> list[Row]:
-    names = (
-        "Chen 2016, NYU + DIW",
-        "Xian 2018, ReDWeb",
-        "MiDaS ResNet-50, 5 sets",
-        "MiDaS v2.1 small",
-        "MiDaS v2.1",
-        "DPT-Large (MiDaS v3)",
+METHODS = (
+    "Chen 2016, NYU + DIW",
+    "Xian 2018, ReDWeb",
+    "MiDaS ResNet-50, 5 sets",
+    "MiDaS v2.1 small",
+    "MiDaS v2.1",
+    "DPT-Large (MiDaS v3)",
+)
+"""Published, in the order of `zero_shot`'s `published`."""
+
+
+def zero_shot(
+    title: str,
+    dataset: str,
+    images: int,
+    cap: float,
+    measure: str,
+    published: Sequence[float],
+    **options: Any,
+) -> Protocol:
+    """Return the protocol on one data set.
+
+    Args:
+      cap: metres; ground truth beyond does not count.
+      measure: the one that is published for this data set.
+      published: of `METHODS`.
+      options: of `_judge`.
+    """
+    boundary = (BOUNDARY,) if options.get("boundaries") else ()
+    return Protocol(
+        title=title,
+        dataset=dataset,
+        images=images,
+        measures=(BAD, *COLUMNS, *ACCURACY, *boundary),
+        published=[
+            Row(name, {measure: value}) for name, value in zip(METHODS, published, strict=True)
+        ],
+        citation="Ranftl et al., TPAMI, Table 11; MiDaS README",
+        judge=functools.partial(_judge, cap=cap, **options),
     )
-    return [Row(name, {measure: value}) for name, value in zip(names, values, strict=True)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ZeroShot:
-    """The protocol on one data set."""
+def _judge(
+    request: Request, *, cap: float, boundaries: bool = False, optional_list: str = ""
+) -> Outcome:
+    """Judge on the test split.
 
-    title: str
-    source: Callable[..., Source]
-    """Made as `source(split="test", size=…, root=…)`."""
-    images: int
-    """How many the published numbers are of."""
-    cap: float
-    """Metres; ground truth beyond does not count."""
-    published: Sequence[Row]
-    boundaries: bool = False
-    """Also judge edges: for depth that is exact there."""
+    Args:
+      boundaries: also judge edges; for depth that is exact there.
+      optional_list: file in the folder that names the images, where it exists.
+    """
+    listing = os.path.join(request.data_dir, optional_list)
+    source = request.source(**{"list": listing} if os.path.isfile(listing) else {})
 
-    def __call__(
-        self, predict: base.Predict, data_dir: str, *, num_images: int, progress: base.Progress
-    ) -> Report:
-        """Judge on the test split; `EvaluationProtocol`."""
-        source = self.source(split="test", size=(0, 0), root=data_dir)
-        model, rule, edges = [], [], []
-        rows, captions = [], []
-        for index, sample in base.block(source, num_images, progress):
-            size = sample["mask"].shape
-            score = scale_half_pixel(predict(sample["image"]), size)
-            aligned = self._aligned(score, sample)
-            model.append(self._errors(aligned, sample))
-            by_row = self._aligned(base.lower_is_nearer(*size), sample)
-            rule.append(self._errors(by_row, sample))
-            if self.boundaries:
-                edges.append(BoundaryF1.of_image(aligned, sample["depth"], self._within(sample)))
-            if len(rows) < base.PICTURES:
-                rows.append(base.picture_row(sample, score))
-                captions.append(f"#{index}  abs rel {model[-1].compute('image')['abs_rel']:.3f}")
-        errors, rule_errors = (merge_everywhere(DepthErrors, parts) for parts in (model, rule))
-        if not errors.num_images:
-            raise DataError(f"{self.title}: no image has ground truth within {self.cap:g} m")
-        values = _values(errors)
-        if self.boundaries:
-            judged = merge_everywhere(BoundaryF1, edges)
-            some = judged.values[np.isfinite(judged.values)]
-            interval = bootstrap_interval(some, np.ones(len(some), np.int64))
-            values[BOUNDARY] = Estimate(judged.mean, *interval)
-        used = base.count_of(source, num_images)
-        notes = [
-            f"Aligned in inverse depth by least squares, cap {self.cap:g} m; means over images with"
-            " ground truth, intervals over images."
-        ]
-        if used != self.images:
-            notes.append(
-                f"Not comparable with published numbers: those are of {self.images} images."
-            )
-        if self.boundaries:
-            notes.append(
-                "Boundary F1 as Depth Pro's code computes it, on the aligned maps within the cap."
-            )
-        if errors.invalid.any():
-            notes.append(
-                f"The prediction is not finite at {errors.invalid.sum()} pixels with ground truth."
-            )
-        return Report(
-            title=f"{self.title}: {used} images",
-            measures=(BAD, *COLUMNS, *ACCURACY, *([BOUNDARY] if self.boundaries else [])),
-            rows=[
-                Row("aligned", values),
-                Row(base.RULE, _values(rule_errors), "the location rule, aligned the same way"),
-            ],
-            published=self.published,
-            source="Ranftl et al., TPAMI, Table 11; MiDaS README",
-            notes=notes,
-            picture=base.contact_sheet(rows, captions),
+    def judge(sample: Sample) -> Judged:
+        score = scale_half_pixel(request.predict(sample["image"]), sample["mask"].shape)
+        within = sample["mask"] & (sample["depth"] <= cap)
+
+        def aligned(score: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+            disparity = with_polarity(score, "disparity")
+            return align_inverse_depth(disparity, sample["depth"], sample["mask"], cap=cap)
+
+        model, rule = (aligned(each) for each in (score, location_rule(*score.shape)))
+        errors = [DepthErrors.of_image(each, sample["depth"], within) for each in (model, rule)]
+        edges = [BoundaryF1.of_image(model, sample["depth"], within)] * boundaries
+        caption = f"abs rel {errors[0].compute('image')['abs_rel']:.3f}"
+        return Judged((*errors, edges), score, caption)
+
+    states, picture = request.judge(source, judge)
+    errors, rule_errors = (
+        merge_over_processes(DepthErrors, [state[kind] for state in states]) for kind in (0, 1)
+    )
+    if not errors.num_images:
+        raise DataError(f"{request.data_dir}: no image has ground truth within {cap:g} m")
+    values = _values(errors)
+    notes = [
+        f"Aligned in inverse depth by least squares, cap {cap:g} m; means over images with"
+        " ground truth, intervals over images."
+    ]
+    if boundaries:
+        judged = merge_over_processes(BoundaryF1, [each for *_, edges in states for each in edges])
+        some = judged.values[np.isfinite(judged.values)]
+        interval = bootstrap_interval(some, np.ones(len(some), np.int64))
+        values[BOUNDARY] = Estimate(judged.mean, *interval)
+        notes.append(
+            "Boundary F1 as Depth Pro's code computes it, on the aligned maps within the cap."
         )
-
-    def _aligned(self, score: Float[np.ndarray, "h w"], sample: Sample) -> Float[np.ndarray, "h w"]:
-        return align_inverse_depth(-score, sample["depth"], sample["mask"], cap=self.cap)
-
-    def _errors(self, depth: Float[np.ndarray, "h w"], sample: Sample) -> DepthErrors:
-        return DepthErrors.of_image(depth, sample["depth"], self._within(sample))
-
-    def _within(self, sample: Sample) -> Bool[np.ndarray, "h w"]:
-        return sample["mask"] & (sample["depth"] <= self.cap)
+    if errors.invalid.any():
+        notes.append(
+            f"The prediction is not finite at {errors.invalid.sum()} pixels with ground truth."
+        )
+    rows = [
+        Row("aligned", values),
+        Row(RULE, _values(rule_errors), "the location rule, aligned the same way"),
+    ]
+    used = request.count(source)
+    return Outcome(used, f"{used} images", rows, notes, picture)
 
 
 def _values(errors: DepthErrors) -> dict[str, Estimate]:
@@ -157,49 +157,40 @@ def _values(errors: DepthErrors) -> dict[str, Estimate]:
     return {BAD: Estimate(*(100 - 100 * d for d in (measured["delta1"], high, low))), **values}
 
 
-def _listed_kitti(split: Split, size: tuple[int, int], root: str) -> Kitti:
-    listing = os.path.join(root, "list.txt")
-    return Kitti(split=split, size=size, root=root, list=listing if os.path.isfile(listing) else "")
-
-
 @PROTOCOLS.register("kitti")
-def kitti() -> ZeroShot:
+def kitti() -> Protocol:
     """Return the protocol of KITTI, for the images that `list.txt` in the folder names.
 
     MiDaS's 161 images have improved ground truth of the validation part and are in the Eigen test
     split; a public list of them is not known to us. Without a list: the validation selection.
     """
-    published = _published(BAD, 36.30, 34.08, 21.81, 29.27, 16.08, 8.46)
-    return ZeroShot(title="KITTI", source=_listed_kitti, images=161, cap=80.0, published=published)
+    published = (36.30, 34.08, 21.81, 29.27, 16.08, 8.46)
+    return zero_shot("KITTI", "kitti", 161, 80.0, BAD, published, optional_list="list.txt")
 
 
 @PROTOCOLS.register("eth3d")
-def eth3d() -> ZeroShot:
+def eth3d() -> Protocol:
     """Return the protocol of ETH3D."""
-    published = _published("abs rel", 0.221, 0.186, 0.155, 0.1344, 0.1155, 0.0888)
-    return ZeroShot(title="ETH3D", source=ETH3D, images=454, cap=72.0, published=published)
+    published = (0.221, 0.186, 0.155, 0.1344, 0.1155, 0.0888)
+    return zero_shot("ETH3D", "eth3d", 454, 72.0, "abs rel", published)
 
 
 @PROTOCOLS.register("sintel")
-def sintel() -> ZeroShot:
+def sintel() -> Protocol:
     """Return the protocol of MPI Sintel, final pass."""
-    published = _published("abs rel", 0.440, 0.422, 0.330, 0.3370, 0.3285, 0.2697)
-    return ZeroShot(
-        title="Sintel", source=Sintel, images=1064, cap=72.0, published=published, boundaries=True
-    )
+    published = (0.440, 0.422, 0.330, 0.3370, 0.3285, 0.2697)
+    return zero_shot("Sintel", "sintel", 1064, 72.0, "abs rel", published, boundaries=True)
 
 
 @PROTOCOLS.register("tum")
-def tum() -> ZeroShot:
+def tum() -> Protocol:
     """Return the protocol of TUM RGB-D, dynamic scenes."""
-    published = _published(BAD, 30.16, 25.02, 17.00, 14.53, 12.51, 9.97)
-    return ZeroShot(title="TUM", source=TUM, images=1815, cap=10.0, published=published)
+    published = (30.16, 25.02, 17.00, 14.53, 12.51, 9.97)
+    return zero_shot("TUM", "tum", 1815, 10.0, BAD, published)
 
 
 @PROTOCOLS.register("nyu_depth")
-def nyu_depth() -> ZeroShot:
+def nyu_depth() -> Protocol:
     """Return the protocol of the depth maps of NYUDv2, in-filled: their edges are not exact."""
-    published = _published(BAD, 28.33, 27.00, 15.73, 13.43, 8.71, 8.32)
-    return ZeroShot(
-        title="NYUDv2 depth", source=NYUDepthV2, images=654, cap=10.0, published=published
-    )
+    published = (28.33, 27.00, 15.73, 13.43, 8.71, 8.32)
+    return zero_shot("NYUDv2 depth", "nyu_depth_v2", 654, 10.0, BAD, published)

@@ -56,17 +56,18 @@ def test_constant_map_has_one_colour(value):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1
 
 
-def test_grid_shows_every_picture_unscaled_in_its_row_and_column():
+def test_contact_sheet_shows_every_picture_enlarged_in_its_row_and_column():
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     sizes = [(10, 20), (30, 15), (12, 50)]
     red, green, blue = (
         np.full((*size, 3), color, np.uint8) for size, color in zip(sizes, colors, strict=True)
     )
-    sheet = pictures.grid([[red, green], [blue]])
+    sheet = pictures.contact_sheet([[red, green], [blue]])
     boxes = []
-    for color, size in zip(colors, sizes, strict=True):
+    # Until they are at least 192 wide.
+    for color, size, factor in zip(colors, sizes, (10, 13, 4), strict=True):
         rows, columns = np.nonzero((sheet == color).all(axis=2))
-        assert len(rows) == size[0] * size[1]
+        assert len(rows) == size[0] * size[1] * factor**2
         boxes.append((rows.min(), rows.max(), columns.min(), columns.max()))
     assert boxes[0][0] == boxes[1][0]
     assert boxes[2][0] > boxes[1][1]
@@ -74,24 +75,25 @@ def test_grid_shows_every_picture_unscaled_in_its_row_and_column():
     assert boxes[1][2] > boxes[2][3]
 
 
-def test_grid_makes_room_for_its_texts():
+def test_contact_sheet_makes_room_for_its_texts():
     tile = np.zeros((8, 8, 3), np.uint8)
-    bare = pictures.grid([[tile]])
-    titled = pictures.grid([[tile]], ["ground truth"], ["WHDR 10 %\nsame row 20 %"])
+    bare = pictures.contact_sheet([[tile]])
+    long = "WHDR 10 %, a caption that is wider than the picture\nsame row 20 %"
+    titled = pictures.contact_sheet([[tile]], ["ground truth"], [long])
     assert titled.shape[0] > bare.shape[0] + 40
     assert titled.shape[1] > bare.shape[1] + 40
     margin = np.concatenate([titled[:2].ravel(), titled[-2:].ravel(), titled[:, -2:].ravel()])
     assert (margin == 255).all()
 
 
-def test_grid_refuses_texts_that_do_not_match():
+def test_contact_sheet_refuses_texts_that_do_not_match():
     tile = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="2 column titles"):
-        pictures.grid([[tile]], ["a", "b"])
+        pictures.contact_sheet([[tile]], ["a", "b"])
     with pytest.raises(ValueError, match="2 captions"):
-        pictures.grid([[tile]], captions=["a", "b"])
+        pictures.contact_sheet([[tile]], captions=["a", "b"])
     with pytest.raises(ValueError, match="at least one picture"):
-        pictures.grid([])
+        pictures.contact_sheet([])
 
 
 def test_saved_picture_reads_back(tmp_path):
@@ -104,10 +106,27 @@ def test_saved_picture_reads_back(tmp_path):
 
 
 def test_enlarging_repeats_pixels_until_wide_enough():
-    small = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
-    large = pictures.enlarge(small, 11)
-    assert large.shape == (6, 15, 3)
+    small = np.arange(2 * 65 * 3, dtype=np.uint16).reshape(2, 65, 3).astype(np.uint8)
+    large = pictures.enlarge(small)
+    assert large.shape == (6, 195, 3)
     for row in range(6):
-        for column in range(15):
+        for column in range(195):
             assert (large[row, column] == small[row // 3, column // 3]).all()
-    np.testing.assert_array_equal(pictures.enlarge(small, 4), small)
+    np.testing.assert_array_equal(pictures.enlarge(large), large)
+
+
+def test_contact_sheet_colours_maps():
+    values = ramp(200)
+    values[0, :50] = np.nan
+    np.testing.assert_array_equal(
+        pictures.contact_sheet([[values]]), pictures.contact_sheet([[pictures.colorize(values)]])
+    )
+
+
+def test_thumbnails_keep_pixels_and_their_order():
+    array = np.arange(30 * 41.0).reshape(30, 41)
+    small = pictures.thumbnail(array, 14)
+    np.testing.assert_array_equal(
+        small, [[array[3 * r, 3 * c] for c in range(14)] for r in range(10)]
+    )
+    np.testing.assert_array_equal(pictures.thumbnail(array, 41), array)

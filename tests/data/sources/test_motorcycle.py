@@ -13,7 +13,7 @@ import skimage
 from reldepth_jax.config import EvalConfig
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.evaluation import heldout
+from reldepth_jax.evaluation import heldout, heldout_report
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Source
 
@@ -68,7 +68,7 @@ def test_it_is_judged_beside_the_rule_and_shown():
     # The floor comes nearer downwards; in one row the rule knows little.
     assert 0.1 < right.summary()["rule_whdr"] < 0.3
     assert 0.35 < right.summary()["rule_same_row"] < 0.6
-    assert heldout.contact_sheet(right.pictures).shape[2] == 3
+    assert heldout_report.contact_sheet({"": right.pictures}).shape[2] == 3
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reldepth_jax.evaluation.protocols.base import RULE
-from reldepth_jax.evaluation.protocols.diw import DIWProtocol
 from reldepth_jax.evaluation.protocols.report import Estimate, Report
+from reldepth_jax.metrics.ordinal import RULE
+from reldepth_jax.registry import PROTOCOLS
 
 HEIGHT, WIDTH = 18, 30
 SCORES = np.random.default_rng(5).normal(size=(12, 4, 5)).astype(np.float32)
@@ -80,7 +80,8 @@ def error(value, swap: bool = False) -> float:
 
 
 def judged(root: pathlib.Path, predict=predict, num_images: int = 0) -> Report:
-    return DIWProtocol()(predict, str(root), num_images=num_images, progress=lambda *_: None)
+    protocol = PROTOCOLS.create("diw")
+    return protocol(predict, str(root), num_images=num_images, progress=lambda *_: None)
 
 
 def whdr(report: Report, variant: str) -> float:

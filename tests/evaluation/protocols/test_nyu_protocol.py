@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from reldepth_jax.evaluation.protocols import nyu
-from reldepth_jax.evaluation.protocols.base import RULE
-from reldepth_jax.evaluation.protocols.nyu import NYUProtocol, Pairs, grid_tau, shares
+from reldepth_jax.evaluation.protocols.nyu import Pairs, grid_tau, shares
 from reldepth_jax.evaluation.protocols.report import Estimate, Report
+from reldepth_jax.metrics.ordinal import RULE
+from reldepth_jax.registry import PROTOCOLS
 from tests.fixtures import nyu_pairs
 from tests.fixtures.scenes import scene
 
@@ -31,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def report(root: pathlib.Path) -> Report:
-    return NYUProtocol()(predict, str(root), num_images=0, progress=lambda *_: None)
+    return PROTOCOLS.create("nyu")(predict, str(root), num_images=0, progress=lambda *_: None)
 
 
 def enlarge(score: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -170,8 +171,8 @@ def test_metric_errors_are_those_of_the_script(report: Report):
 
 def test_without_depth_files_there_are_no_metric_errors(tmp_path: pathlib.Path):
     nyu_pairs.write(tmp_path, count=1, depth_files=False)
-    report = NYUProtocol()(predict, str(tmp_path), num_images=0, progress=lambda *_: None)
-    assert report.measures == nyu.WKDR
+    report = PROTOCOLS.create("nyu")(predict, str(tmp_path), num_images=0, progress=lambda *_: None)
+    assert tuple(report.measures) == nyu.WKDR
     assert any("left out" in note for note in report.notes)
 
 
@@ -197,8 +198,8 @@ def test_of_equally_good_thresholds_the_first_is_taken():
     assert grid_tau(pairs, np.array([0.2, 0.3]), per_image=True) == 0.2
 
 
-def test_scores_of_another_scale_are_told(root: pathlib.Path):
-    tiny = NYUProtocol()(
+def test_scores_of_another_scale_are_reported(root: pathlib.Path):
+    tiny = PROTOCOLS.create("nyu")(
         lambda image: predict(image) * 1e-4, str(root), num_images=1, progress=lambda *_: None
     )
     assert any("grid ends at tau" in note for note in tiny.notes)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reldepth_jax.evaluation.protocols.base import RULE
 from reldepth_jax.evaluation.protocols.report import Estimate, Report
 from reldepth_jax.evaluation.protocols.zero_shot import BAD, BOUNDARY
+from reldepth_jax.metrics.ordinal import RULE
 from reldepth_jax.registry import PROTOCOLS
 from tests.fixtures import da2k, eth3d, kitti, nyu_depth_v2, sintel, tum
 
@@ -128,7 +128,7 @@ def test_zero_shot_errors_are_those_after_least_squares(name: str, tmp_path: pat
         assert isinstance(found, Estimate)
         if not np.isnan(found.low):
             assert found.low <= found.value <= found.high, measure
-    assert any("Not comparable" in note for note in report.notes)
+    assert any(f"cap {cap:g} m" in note for note in report.notes)
 
 
 # Ranftl et al., Table 11, and the README of MiDaS: Chen NYU + DIW, Xian ReDWeb, MiDaS ResNet-50,
@@ -146,9 +146,8 @@ TABLE = {
 def test_published_numbers_are_those_of_the_papers(name: str):
     protocol = PROTOCOLS.create(name)
     assert [value for row in protocol.published for value in row.values.values()] == TABLE[name]
-    assert (protocol.images, protocol.cap) == {
-        "kitti": (161, 80), "eth3d": (454, 72), "sintel": (1064, 72), "tum": (1815, 10),
-        "nyu_depth": (654, 10),
+    assert protocol.images == {
+        "kitti": 161, "eth3d": 454, "sintel": 1064, "tum": 1815, "nyu_depth": 654,
     }[name]  # fmt: skip
 
 

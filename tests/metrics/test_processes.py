@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from reldepth_jax.metrics.merge import gather, process_block
+from reldepth_jax.metrics.processes import gather, process_block
 
 PROGRAM = """
 import json, sys
@@ -16,7 +16,7 @@ import numpy as np
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 from reldepth_jax.metrics.ordinal import ErrorCounts
 from reldepth_jax.evaluation.protocols.base import merge_counts
-from reldepth_jax.metrics.gather import process_block
+from reldepth_jax.metrics.processes import process_block
 parts = []
 for index in process_block(7):
     pairs = np.random.default_rng(index).random(index) < 0.4  # image 0 has no pair

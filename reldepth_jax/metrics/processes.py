@@ -1,6 +1,6 @@
 """States of metrics, merged over the processes of a distributed run.
 
-Each process judges one stretch of the images, so that appending the states in the order of the
+Each process judges one block of the images, so that appending the states in the order of the
 processes gives exactly the state of a single process.
 """
 
@@ -23,7 +23,7 @@ def process_block(count: int) -> range:
     return range(count * process // processes, count * (process + 1) // processes)
 
 
-def merge_everywhere(kind: type[State], parts: Sequence[State]) -> State:
+def merge_over_processes(kind: type[State], parts: Sequence[State]) -> State:
     """Merge the states of this process, then those of all processes; every process must call it.
 
     `kind` is a dataclass of arrays with a class method `merge`, such as `ordinal.ErrorCounts`.

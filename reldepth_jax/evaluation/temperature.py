@@ -1,0 +1,30 @@
+"""The file with the temperature of the confidence: `evaluate` writes it, `predict` reads it."""
+
+import json
+import math
+import os
+import pathlib
+
+from reldepth_jax.errors import UserError
+
+
+def load_temperature(path: str | os.PathLike[str], step: int) -> float:
+    """Return the temperature that was fitted for the network of `step`, in units of its score.
+
+    Raises UserError if the file is missing, unreadable or of another step.
+    """
+    remedy = f"run `reldepth evaluate` on this network, or give --temperature (file {path})"
+    try:
+        facts = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        temperature, fitted = float(facts["temperature"]), int(facts["step"])
+    except FileNotFoundError:
+        raise UserError(f"no temperature for the confidence yet: {remedy}") from None
+    except (ValueError, KeyError, TypeError, OSError):
+        raise UserError(f"the temperature for the confidence cannot be read: {remedy}") from None
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UserError(f"the temperature {temperature} is not a number above 0: {remedy}")
+    if fitted != step:
+        raise UserError(
+            f"the temperature is of step {fitted}, the network of step {step}: {remedy}"
+        )
+    return temperature
