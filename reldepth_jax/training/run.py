@@ -111,7 +111,7 @@ def _lead(
         numbers = result.summary()
         whdr[step] = numbers["whdr"]
         writer.scalars(step, "val", numbers)
-        writer.picture(step, "val", contact_sheet(result.pictures))
+        writer.picture(step, "val", contact_sheet({"prediction": result.pictures}))
         report.validated(step, numbers)
 
     def save(state: TrainState) -> None:
