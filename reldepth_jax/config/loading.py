@@ -108,6 +108,16 @@ def override(config: Config, assignments: Mapping[str, str]) -> Config:
     return config
 
 
+def override_choice(
+    choice: Choice, registry: Registry, assignments: Mapping[str, str], path: str
+) -> Choice:
+    """Return `choice`, called `path`, with options set from text, e.g. `{"dataset.tie": "0.5"}`."""
+    for name, text in assignments.items():
+        parts = name.removeprefix(f"{path}.").split(".")
+        choice = _assign_choice(choice, parts, text, name, path, registry)
+    return choice
+
+
 def _assign(
     value: Any, kind: Any, parts: list[str], text: str, path: str, registry: Registry | None = None
 ) -> Any:
