@@ -12,7 +12,6 @@ from typing import Any, get_args, get_origin
 from reldepth_jax.config import renamed, schema
 from reldepth_jax.config.choice import Choice, option_defaults, option_types
 from reldepth_jax.config.schema import Config
-from reldepth_jax.config.setting import rule_of
 from reldepth_jax.config.validation import (
     ConfigError,
     has_items,
@@ -131,8 +130,8 @@ def _assign(
         head = renamed.new_name(kind.__name__, parts[0])
         if head not in fields:
             raise ConfigError(unknown(path, fields, head))
-        inner, declared = typing.get_type_hints(kind)[head], rule_of(fields[head])
-        new = _assign(getattr(value, head), inner, parts[1:], text, path, declared.registry)
+        inner, registry = typing.get_type_hints(kind)[head], fields[head].metadata.get("registry")
+        new = _assign(getattr(value, head), inner, parts[1:], text, path, registry)
         return dataclasses.replace(value, **{head: new})
     if kind is Choice:
         assert registry is not None

@@ -20,10 +20,8 @@ data are the same is checked by their fingerprint."""
 class MixedSource:
     """A further source of training images."""
 
-    source: Choice = dataclasses.field(
-        metadata={"rule": Rule(registry=SOURCES, free_options=PLACES)}
-    )
-    share: float = dataclasses.field(metadata={"rule": Rule(above=0)})
+    source: Choice = dataclasses.field(metadata=Rule(registry=SOURCES, free_options=PLACES))
+    share: float = dataclasses.field(metadata=Rule(above=0))
     """Share of the training examples that come from it."""
 
 
@@ -149,7 +147,7 @@ class LayerGroup:
 
     prefix: str
     """Of their dotted paths, in whole parts: `encoder.layer4`, `decoder.fusion.0`, `head`."""
-    lr_scale: float = dataclasses.field(metadata={"rule": Rule(least=0)})
+    lr_scale: float = dataclasses.field(metadata=Rule(least=0))
     """Rate relative to `optim.learning_rate`. 0: frozen, with neither update, weight decay nor
     optimiser state; what lies below the lowest trained layer is not differentiated either."""
 
