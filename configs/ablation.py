@@ -1,13 +1,13 @@
 """What ranking is worth: losses, numbers of pairs and images, clean and noisy labels.
 
-    python scripts/ablate.py --config configs/ablation.py              # quick: two CPU cores
-    python scripts/ablate.py --config configs/ablation.py:table3       # losses
-    python scripts/ablate.py --config configs/ablation.py:figure5a     # pairs an image
-    python scripts/ablate.py --config configs/ablation.py:figure5b     # training images
+    reldepth ablate --config ablation              # quick: two CPU cores
+    reldepth ablate --config ablation:table3       # losses
+    reldepth ablate --config ablation:figure5a     # pairs an image
+    reldepth ablate --config ablation:figure5b     # training images
 
-After Xian et al., CVPR 2018, Tables 2 and 3, Figure 5. The paper's data cannot be downloaded here:
-these train on the embedded scenes, on Freedoom's maps (extra `vizdoom`), or on both, and are judged
-on held-out images of both, with clean labels. For other data change the sources below.
+After Xian et al., CVPR 2018, Tables 2 and 3, Figure 5. Training is on the embedded scenes, on
+Freedoom's maps (extra `vizdoom`), or on both; evaluation is on held-out images of both, with clean
+labels. For the paper's data change the sources below.
 
 `quick`: ResNet-18 from scratch at 96x128, decoder of width 16, 150 steps of 8 images, three seeds;
 regression with the scale of 8-bit maps and by median and mean deviation, MiDaS' total loss, plain
@@ -15,7 +15,7 @@ and improved ranking, on three conditions: clean labels, labels like those of we
 gain, 64 values, wrong regions), and such labels on mixed sources. The others: ResNet-50 at 384x384
 in bfloat16, for a GPU.
 
-Cost: `quick` 30 minutes on 2 CPU cores that other jobs used too, 6 GB; the others not measured.
+Cost: `quick` 30 minutes on 2 busy CPU cores, 6 GB; the others are not measured.
 Score: docs/ablation.md.
 """
 
@@ -42,7 +42,7 @@ COLOURS: dict[str, Any] = {"color_jitter": 0.4, "gamma_jitter": 1.0}
 """What Freedoom's frames need, on all sources."""
 WEB_STEREO = LabelNoise(gain=1.0, offset=1.0, levels=64, wrong=0.2)
 COARSE = 0.12
-"""Depths whose ratio is within 1.12 are equal, in training on any source: one thing differs."""
+"""Depths whose ratio is within 1.12 are equal, on all sources, so that only one thing differs."""
 
 LOSSES = {
     "improved_ranking": Choice("ranking"),
@@ -52,8 +52,8 @@ LOSSES = {
     "midas": Choice("sum"),
 }
 L2 = {
-    "l2": Choice("l2", normalisation="inverse_minmax"),
-    "l2_median_mad": Choice("l2", normalisation="inverse_median_mad"),
+    "l2": Choice("mse", normalisation="inverse_minmax"),
+    "l2_median_mad": Choice("mse", normalisation="inverse_median_mad"),
 }
 
 
@@ -101,7 +101,7 @@ def _figure5a() -> Grid:
         f"pairs_{pairs}": dataclasses.replace(
             base,
             loss=Choice("ranking", sigma=COARSE),
-            # The same shapes for all budgets.
+            # All budgets share one compiled step.
             pairs=Choice("uniform", num_pairs=pairs, padded_to=6000),
         )
         for pairs in (3000, 1, 100, 1000, 6000)
@@ -163,6 +163,6 @@ def _has_vizdoom() -> bool:
     found = importlib.util.find_spec("vizdoom") is not None
     if not found:
         print(
-            "no vizdoom (pip install 'reldepth-jax[vizdoom]'): nothing is trained or judged on it"
+            "no vizdoom (pip install 'reldepth-jax[vizdoom]'): training and evaluation leave it out"
         )
     return found

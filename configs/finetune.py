@@ -1,19 +1,19 @@
 """Fine-tune published weights on your own photographs with depth.
 
-    python scripts/convert_weights.py model-small-70d6b9c8.pt midas_v21_small.safetensors
-    python scripts/train.py --config configs/finetune.py:midas_v21_small \\
+    reldepth convert model-small-70d6b9c8.pt midas_v21_small.safetensors
+    reldepth train --config finetune:midas_v21_small \\
         --weights midas_v21_small.safetensors --config.data.source.root=PATH
 
-Variants are the networks of `scripts/list_models.py`; without one it is midas_v21_small. Without
+Variants are the networks of `reldepth models`; without one it is midas_v21_small. Without
 --weights it starts from VARIANT.safetensors. PATH/rgb holds images, PATH/depth maps of the same
-names: larger is farther, 0 is not measured, the unit does not matter to the loss. Anything else is
-an option of the source, as in configs/folder.py. Of the sorted names the first 80 % are trained on,
-the next 10 % validate. A pre-trained encoder learns at a tenth of the rate, and BatchNorm keeps its
-statistics everywhere: batches of four are too few to estimate them.
+names: larger is farther, 0 is not measured, the unit does not matter to the loss. For other files
+set the options of the source, as in configs/folder.py. The first 80 % of the sorted names are for
+training, the next 10 % for validation. The encoder learns at a tenth of the rate, and BatchNorm
+keeps its statistics everywhere: batches of four are too small to estimate them.
 `--config.optim.encoder_lr_scale=0` freezes the encoder; `optim.groups` gives each part its rate.
 
 Cost: not measured; 4 images of 384x384 a step (256x256 for midas_v21_small).
-Score: depends on your images; not measured with the published weights, which were not at hand.
+Score: depends on your images; not measured with the published weights.
 """
 
 from reldepth_jax.config import Choice, Config, ConfigError, DataConfig, OptimConfig, TrainConfig
@@ -22,7 +22,7 @@ from reldepth_jax.weights import presets
 
 
 def get_config(variant: str = "midas_v21_small") -> Config:
-    """Return the configuration; `variant` is a network of `scripts/list_models.py`."""
+    """Return the configuration; `variant` is a network of `reldepth models`."""
     if variant not in PRESETS.entries:
         hint = did_you_mean(variant, PRESETS.entries)
         raise ConfigError(f"no network {variant!r}.{hint} There are {', '.join(PRESETS.entries)}")
@@ -44,6 +44,6 @@ def get_config(variant: str = "midas_v21_small") -> Config:
             warmup_steps=20,
         ),
         train=TrainConfig(steps=500, eval_every=100),
-        # Never from scratch by oversight: `--weights` names another file or run.
+        # Not from scratch when `--weights` is forgotten; it names another file or run.
         init_from=f"{variant}.safetensors",
     )

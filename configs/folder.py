@@ -1,14 +1,14 @@
 """Your own photographs with depth: fine-tune the network of configs/ranking.py on a folder.
 
-    python scripts/train.py --config configs/ranking.py
-    python scripts/train.py --config configs/folder.py --config.data.source.root=PATH
+    reldepth train --config ranking
+    reldepth train --config folder --config.data.source.root=PATH
 
 PATH/rgb holds images, PATH/depth maps of the same names (16-bit millimetres here; `polarity`,
 `scale`, `invalid` and the sub-folders are options of the source, see
-reldepth_jax/data/sources/folder.py). The first 40 images in the order of their names are trained
-on, the next 8 validate, the last 15 test.
+reldepth_jax/data/sources/folder.py). Sorted by name, the first 40 images are for training, the next
+8 for validation, the last 15 for testing.
 
-Cost: about 3 minutes on 2 CPU cores
+Cost: about 3 minutes on 2 CPU cores.
 Score: depends on your images; README shows one room.
 """
 

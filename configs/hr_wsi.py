@@ -1,12 +1,12 @@
 """The improved ranking loss on HR-WSI, the larger successor of ReDWeb.
 
-    python scripts/train.py --config configs/hr_wsi.py --config.data.source.root=HR-WSI
+    reldepth train --config hr_wsi --config.data.source.root=HR-WSI
 
 Stated by Xian et al., "Structure-Guided Ranking Loss for Single Image Depth Prediction", CVPR 2020,
-and their code: 20,378 training and 400 validation images with disparity maps, pairs equal within a
-ratio of 1.03.
+and their code: 20,378 training and 400 validation images with disparity maps; depths within a ratio
+of 1.03 are equal.
 
-Our choice: 448x448, at which they test; the loss and the random pairs of the 2018 paper, SGD at
+Our choice: 448x448, their test size; the loss and the random pairs of the 2018 paper, SGD at
 0.01 with a cosine to 1 %, 100,000 steps of 8 images (39 epochs). Their edge- and instance-guided
 sampling: `--config.pairs.name=mixture`, see docs/losses.md.
 

@@ -1,12 +1,12 @@
 """Mean absolute error on normalised depth: the debugging stage before ranking.
 
-    python scripts/train.py --config configs/mae.py
+    reldepth train --config mae
 
 Everything but the loss is that of configs/ranking.py, so that the two can be compared
-(scripts/compare.py): same scenes in the same order, same network and start, same budget.
+(`reldepth compare`): same scenes in the same order, same network and start, same budget.
 
 Cost: as configs/ranking.py.
-Score: WHDR 15.5 % on held-out scenes (three seeds, ± 0.3); "lower is nearer" errs on 38.6 %.
+Score: WHDR 15.5 % on held-out scenes (three seeds, ± 0.3); "lower is nearer" has 38.6 %.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """NYUDv2 with the annotated pairs of Chen et al.: 800 an image, with equal ones.
 
-    python scripts/train.py --config configs/nyu.py --config.data.source.root=relative_depth/data
-    python scripts/evaluate.py --workdir runs/nyu --dataset nyu --data-dir relative_depth/data
+    reldepth train --config nyu --config.data.source.root=relative_depth/data
+    reldepth evaluate --workdir runs/nyu --dataset nyu --data-dir relative_depth/data
 
 Stated by the paper (Xian et al., CVPR 2018, Section 4.4): 795 training images (750 here, the other
 45 choose the threshold of WKDR, as in Chen et al.), their 800 pairs, the improved ranking loss.

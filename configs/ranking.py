@@ -1,13 +1,13 @@
 """The improved ranking loss of the paper on the embedded scenes, sized for two CPU cores.
 
-    python scripts/train.py --config configs/ranking.py
+    reldepth train --config ranking
 
 ResNet-18 from scratch at 96x128, decoder of width 32: an eighth of the paper's, because the decoder
 is most of the arithmetic. Loss and pairs are the paper's; AdamW, and one learning rate for all
 layers, because the encoder is not pre-trained.
 
 Cost: 3.3 minutes on 2 idle CPU cores (AMD EPYC), start and compilation included.
-Score: WHDR 13.0 % on held-out scenes (three seeds, ± 0.1); "lower is nearer" errs on 38.6 %.
+Score: WHDR 13.0 % on held-out scenes (three seeds, ± 0.1); "lower is nearer" has 38.6 %.
 """
 
 from reldepth_jax.config import (

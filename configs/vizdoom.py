@@ -1,8 +1,8 @@
 """The improved ranking loss on frames of Freedoom's maps. Variant `:mixed` adds as many scenes.
 
     pip install "reldepth-jax[vizdoom]"
-    python scripts/train.py --config configs/vizdoom.py
-    python scripts/train.py --config configs/vizdoom.py:mixed
+    reldepth train --config vizdoom
+    reldepth train --config vizdoom:mixed
 
 Network, optimiser and steps of configs/ranking.py; 4000 frames of 53 maps, validated on 8 others.
 `:mixed` draws half of the images from the procedural scenes: depths of different scales, exact ones
@@ -10,12 +10,12 @@ and coarse ones, as the paper had. Both variants validate on the same frames; fo
 --config.data.validation.name=synthetic --config.eval.sigma=0.02.
 
 The frames are dark, and brown or grey: gamma from 1/2 to 2, and 40 % of brightness, contrast and
-saturation. Their depth has steps of 7 map units: sigma 0.12 in loss and evaluation is what the
-labels support (see reldepth_jax/data/sources/vizdoom), for the exact scenes of `:mixed` too.
+saturation. Their depth has steps of 7 map units, so sigma is 0.12 in loss and evaluation (see
+reldepth_jax/data/sources/vizdoom), also for the exact scenes of `:mixed`.
 
 Cost: that of configs/ranking.py, and about 90 s of one core for rendering in every session, most of
 it in the first hundred steps: 16 frames take 0.3 s and are kept in memory (about 130 MB in all).
-Shards spare that (docs/preparing_data.md).
+Shards avoid it (docs/preparing_data.md).
 Score: not yet measured.
 """
 

@@ -16,7 +16,8 @@ the temperature from WORKDIR/eval/temperature.json. Further sources of training 
 reported one by one. --config.data.… and --config.eval.… change what the run is evaluated on.
 
 With --dataset: the published protocol of that data set (docs/evaluation.md), our numbers with 95 %
-intervals beside the published ones; WORKDIR/eval/DATASET.json and .png.
+intervals beside the published ones; WORKDIR/eval/DATASET.json and .png. --config.dataset.OPTION=…
+sets an option of the protocol.
 """
 
 import argparse
@@ -79,7 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         options.output = options.output or options.weights.with_name(f"{options.weights.stem}_eval")
     for path in assignments:
-        if path.split(".")[0] not in ("data", "eval"):
+        if path.startswith("dataset."):
+            if options.dataset is None:
+                raise config.ConfigError(f"{path} belongs to --dataset, which is not given")
+        elif path.split(".")[0] not in ("data", "eval"):
             raise config.ConfigError(
                 f"{path} belongs to the trained run; only data and eval can be overridden here"
             )
@@ -95,13 +99,17 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]) -> int:
     """Run the protocol of a public data set."""
     config.lookup(PROTOCOLS, options.dataset, "--dataset")
+    own = {path: text for path, text in assignments.items() if path.startswith("dataset.")}
+    choice = config.override_choice(config.Choice(options.dataset), PROTOCOLS, own, "dataset")
+    assignments = {path: text for path, text in assignments.items() if path not in own}
     others = [path for path in assignments if path not in ("eval.num_images", "eval.image_size")]
     if others or options.split != "test":
         raise config.ConfigError(
             f"{others[0] if others else '--split'} does not go with --dataset: its protocol fixes"
-            " what is evaluated; only eval.num_images and eval.image_size can be set"
+            " what is evaluated; only eval.num_images, eval.image_size and the protocol's own"
+            " options (dataset.…) can be set"
         )
-    # All images, unless told otherwise: what the run would do for its own validation is no matter.
+    # All images by default: how many the run validates on does not matter.
     settings = config.override(config.Config(), {"eval.num_images": "0"} | assignments)
     config.validate(settings)
 
@@ -113,7 +121,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
 
     model, _ = _network(options)
     predictor = model.predictor(settings.eval.image_size)
-    protocol = PROTOCOLS.create(options.dataset)
+    protocol = PROTOCOLS.create(choice.name, **choice.options)
     with command.progress_bar(f"{options.dataset} images") as progress:
         report = protocol(
             predictor.unresized,
@@ -126,6 +134,7 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
         **_origin(options, model),
         "image_size": predictor.preprocessing.size,
         "fast": options.fast,
+        **({"options": choice.options} if choice.options else {}),
     }
     write_json(output, {"run": facts, "data_dir": options.data_dir, **report.to_json()})
     if report.picture is not None:

@@ -10,7 +10,7 @@ checked against the plug-in's source file (see `registry`).
 """
 
 from reldepth_jax.config.choice import Choice
-from reldepth_jax.config.loading import find, load, override
+from reldepth_jax.config.loading import find, load, override, override_choice
 from reldepth_jax.config.schema import (
     Config,
     DataConfig,
@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "lookup",
     "override",
+    "override_choice",
     "to_dict",
     "validate",
 ]

@@ -12,7 +12,6 @@ from typing import Any, get_args, get_origin
 from reldepth_jax.config import renamed, schema
 from reldepth_jax.config.choice import Choice, option_defaults, option_types
 from reldepth_jax.config.schema import Config
-from reldepth_jax.config.setting import rule_of
 from reldepth_jax.config.validation import (
     ConfigError,
     has_items,
@@ -108,6 +107,16 @@ def override(config: Config, assignments: Mapping[str, str]) -> Config:
     return config
 
 
+def override_choice(
+    choice: Choice, registry: Registry, assignments: Mapping[str, str], path: str
+) -> Choice:
+    """Return `choice`, called `path`, with options set from text, e.g. `{"dataset.tie": "0.5"}`."""
+    for name, text in assignments.items():
+        parts = name.removeprefix(f"{path}.").split(".")
+        choice = _assign_choice(choice, parts, text, name, path, registry)
+    return choice
+
+
 def _assign(
     value: Any, kind: Any, parts: list[str], text: str, path: str, registry: Registry | None = None
 ) -> Any:
@@ -121,8 +130,8 @@ def _assign(
         head = renamed.new_name(kind.__name__, parts[0])
         if head not in fields:
             raise ConfigError(unknown(path, fields, head))
-        inner, declared = typing.get_type_hints(kind)[head], rule_of(fields[head])
-        new = _assign(getattr(value, head), inner, parts[1:], text, path, declared.registry)
+        inner, registry = typing.get_type_hints(kind)[head], fields[head].metadata.get("registry")
+        new = _assign(getattr(value, head), inner, parts[1:], text, path, registry)
         return dataclasses.replace(value, **{head: new})
     if kind is Choice:
         assert registry is not None

@@ -20,28 +20,26 @@ data are the same is checked by their fingerprint."""
 class MixedSource:
     """A further source of training images."""
 
-    source: Choice = dataclasses.field(
-        metadata={"rule": Rule(registry=SOURCES, free_options=PLACES)}
-    )
-    share: float = dataclasses.field(metadata={"rule": Rule(above=0)})
+    source: Choice = dataclasses.field(metadata=Rule(registry=SOURCES, free_options=PLACES))
+    share: float = dataclasses.field(metadata=Rule(above=0))
     """Share of the training examples that come from it."""
 
 
 @group
 class LabelNoise:
-    """Errors put on the depth of training examples, as maps from web stereo have them; 0: none.
+    """Errors added to the depth of training examples, like those of web stereo; 0: none.
 
-    Never on validation. `reldepth_jax.data.label_noise` says how they are drawn.
+    Validation has none. See `reldepth_jax.data.label_noise`.
     """
 
     gain: float = setting(0.0, least=0)
     """Inverse depth of each image is multiplied by a factor from 1 / (1 + gain) to 1 + gain."""
     offset: float = setting(0.0, least=0)
-    """To inverse depth is added up to this share of its largest value in the image."""
+    """Up to this share of its largest value in the image is added to inverse depth."""
     levels: int = setting(0, least=0)
-    """Inverse depth is rounded to that many values, of which the lowest is sky; 8 bits: 256."""
+    """Inverse depth is rounded to this many values, the lowest of which is sky; 8 bits: 256."""
     wrong: float = setting(0.0, least=0, below=1)
-    """Share of the area that shows the depth of another place."""
+    """Share of the area with the depth of another place."""
 
 
 @group
@@ -51,16 +49,16 @@ class DataConfig:
     source: Choice = setting(Choice("synthetic"), registry=SOURCES, free_options=PLACES, step=False)
     """Training, validation and test images."""
     mix: tuple[MixedSource, ...] = setting((), step=False)
-    """Further sources to train on; `source` gives the rest of the examples and alone validates.
+    """Further sources to train on; `source` gives the rest of the examples, and validation.
     On the command line `data.mix.0.share=…`, `data.mix.0.source.root=…`."""
     validation: Choice | None = setting(None, registry=SOURCES, free_options=PLACES, step=False)
-    """Validation images, where they are not those of `source`: the paper trains on all of ReDWeb
-    and validates on DIW. On the command line `data.validation.name=diw`."""
+    """Validation images, if not those of `source`: the paper trains on all of ReDWeb and validates
+    on DIW. On the command line `data.validation.name=diw`."""
     subset: int = setting(0, least=0, step=False)
-    """Train on that many images of `source`, a fixed choice, smaller ones within larger ones
+    """Train on this many images of `source`; a smaller subset is part of a larger one
     (paper, Figure 5b: 360, 900, 1800, 2700, 3600; the last leaves none to hold out); 0: all."""
     crop: tuple[int, int] = setting((384, 384), step=False)
-    """Height and width that the network is trained at, multiples of 32 (paper: 384x384)."""
+    """Height and width of training images, multiples of 32 (paper: 384x384)."""
     zoom: tuple[float, float] = setting((1.0, 1.0), step=False)
     """Range of the random enlargement over the smallest resize that covers the crop."""
     flip: bool = setting(True, step=False)
@@ -68,7 +66,7 @@ class DataConfig:
     color_jitter: float = setting(0.0, least=0, below=1, step=False)
     """Largest relative change of brightness, contrast and saturation."""
     gamma_jitter: float = setting(0.0, least=0, step=False)
-    """Values of RGB in [0, 1] are raised to a power from 1 / (1 + this) to 1 + this."""
+    """RGB values in [0, 1] are raised to a power from 1 / (1 + this) to 1 + this."""
     label_noise: LabelNoise = setting(LabelNoise(), step=False)
     batch_size: int = setting(4, least=1, step=False)
     """Images a step, over all devices (paper: 4)."""
@@ -79,18 +77,15 @@ class DataConfig:
     prefetch: int = setting(4, least=1, step=False, resume="free")
     """Batches prepared ahead."""
     timeout: float = setting(300.0, above=0, step=False, resume="free")
-    """Seconds without a batch after which training gives up: the file system hangs."""
+    """Seconds without a batch after which training gives up because the file system hangs."""
     max_unreadable: float = setting(0.01, least=0, below=1, step=False, resume="free")
-    """Share of the training samples (but at least 10) that may be unreadable. Such a sample keeps
-    its place in the batch, without ground truth; it is counted and named once. 0: none may."""
+    """Share of the training samples (but at least 10) that may be unreadable. Such a sample stays
+    in the batch without ground truth; it is counted, and listed once. 0: none may."""
 
 
 @group
 class ModelConfig:
-    """The network of the paper's Figure 4; the defaults are our reading of it.
-
-    Where the paper is silent the field says why its default was chosen.
-    """
+    """The network of the paper's Figure 4; the defaults are our reading of it."""
 
     encoder: Choice = setting(Choice("resnet50"), registry=ENCODERS, step=True)
     decoder_width: int = setting(256, least=2, step=True)
@@ -99,7 +94,7 @@ class ModelConfig:
     """Channels of each stage, finest first, as multiples of `decoder_width` (the authors' later
     code: 1, 1, 1, 2; MiDaS small: 1, 2, 4, 8)."""
     narrowing: Literal["none", "conv3x3", "conv1x1"] = setting("none", step=True)
-    """How a stage gets to the width of the next finer one: a 3x3 convolution before the enlargement
+    """How a stage gets the width of the next finer one: a 3x3 convolution before the upsampling
     where the widths differ (the authors' later code), or a 1x1 convolution after it in every stage
     (MiDaS small)."""
     transition: Literal["taps", "every_block"] = setting("taps", step=True)
@@ -109,30 +104,30 @@ class ModelConfig:
     transition_bias: bool = setting(True, step=True)
     """Bias of the transitional convolutions; MiDaS has none."""
     decoder_norm: Literal["none", "batch"] = setting("none", step=True)
-    """Normalisation inside residual units and the head: none is drawn in the figure."""
+    """Normalisation inside residual units and the head; the figure has none."""
     shared_units: bool = setting(False, step=True)
-    """One residual unit for both places of a fusion stage, as in MiDaS v1; the figure draws two."""
+    """One residual unit used twice in a fusion stage, as in MiDaS v1; the figure has two."""
     unit_last_bias: bool = setting(True, step=True)
     """Bias of the second convolution of residual units; MiDaS v1 has none."""
     unit_relu: bool = setting(False, step=True)
     """ReLU after the sum of a residual unit, as in the authors' later code."""
     skip_relu: bool = setting(False, step=True)
-    """Add relu(x), not x, in residual units: what in-place ReLU makes of published code."""
+    """Add relu(x), not x, in residual units: the effect of in-place ReLU in published code."""
     fusion_align_corners: bool = setting(True, step=True)
-    """Corner-aligned bilinear upsampling in fusion, as all derived codes have it."""
+    """Corner-aligned bilinear upsampling in fusion, as in all derived code."""
     head: Literal["paper", "midas"] = setting("paper", step=True)
     """Two 3x3 convolutions and upsampling (the figure), or a 3x3 convolution, upsampling, a 3x3
     convolution to 32 channels, ReLU and a 1x1 convolution (MiDaS from v2 on)."""
     head_relu: bool = setting(False, step=True)
-    """ReLU between the two convolutions of the paper's head: none is drawn; the authors' later code
-    has one."""
+    """ReLU between the two convolutions of the paper's head: the figure has none, the authors'
+    later code has one."""
     head_align_corners: bool = setting(True, step=True)
-    """Corner-aligned upsampling in the head; MiDaS has it off, the authors' later code on."""
+    """Corner-aligned upsampling in the head, as in the authors' later code, not in MiDaS."""
     non_negative: bool = setting(False, step=True)
     """ReLU at the end of the head, as in MiDaS from v2 on."""
     output: Literal["depth", "disparity"] = setting("depth", step=True)
-    """What the head gives: larger is farther (paper), or nearer (MiDaS, the authors' later code).
-    The score is the head's output or its negative: it grows with distance in either case."""
+    """Of the head: larger is farther (paper), or nearer (MiDaS, the authors' later code). The score
+    is this output or its negative, so that it always grows with distance."""
     normalisation: Literal["imagenet", "none", "tf"] = setting("imagenet", step=True)
     """What the encoder's weights expect of RGB in [0, 1]: ImageNet's mean and deviation removed,
     nothing (MiDaS v1), or (255 x - 127) / 128 (EfficientNet-Lite)."""
@@ -145,13 +140,13 @@ class ModelConfig:
 
 @group
 class LayerGroup:
-    """Parameters that learn at a rate of their own, or not at all."""
+    """Parameters with their own learning rate, or frozen ones."""
 
     prefix: str
     """Of their dotted paths, in whole parts: `encoder.layer4`, `decoder.fusion.0`, `head`."""
-    lr_scale: float = dataclasses.field(metadata={"rule": Rule(least=0)})
-    """Rate relative to `optim.learning_rate`. 0: frozen, with neither update, weight decay nor
-    optimiser state; what lies below the lowest trained layer is not differentiated either."""
+    lr_scale: float = dataclasses.field(metadata=Rule(least=0))
+    """Rate relative to `optim.learning_rate`. 0: frozen, without update, weight decay and optimiser
+    state; layers below the lowest trained one are not differentiated."""
 
 
 @group
@@ -165,15 +160,15 @@ class OptimConfig:
     """Rate of the encoder relative to that (paper: 10 times smaller; for pre-trained encoders). 0:
     frozen, as a group with that rate."""
     groups: tuple[LayerGroup, ...] = setting((), step=True)
-    """Of the groups that hold a parameter the one with the longest prefix decides its rate, also
-    over `encoder_lr_scale`. Parameters in none have rate 1, those of the encoder
-    `encoder_lr_scale`. On the command line `optim.groups.0.lr_scale=…`."""
+    """The group with the longest prefix that fits a parameter gives its rate; it overrides
+    `encoder_lr_scale`. Without a group the scale is 1, in the encoder `encoder_lr_scale`. On the
+    command line `optim.groups.0.lr_scale=…`."""
     frozen_batch_norm: Literal["none", "encoder", "all"] = setting("none", step=True)
-    """Where BatchNorm normalises with the statistics that it came with, in training too, and leaves
-    them as they are. `none` from scratch, and with large batches. `encoder` for a pre-trained
-    encoder that is frozen (its features then do not depend on the other images of the batch) or
-    trained with a few images a step, whose statistics are noisy. `all` where the decoder is
-    pre-trained too; never for new layers, whose statistics are not those of any data yet."""
+    """Where BatchNorm uses its initial statistics in training too, and does not update them. `none`
+    from scratch, and with large batches. `encoder` for a pre-trained encoder that is frozen (its
+    features then do not depend on the other images of the batch) or trained with small batches,
+    whose statistics are noisy. `all` if the decoder is pre-trained too; not for new layers, whose
+    initial statistics fit no data."""
     momentum: float = setting(0.9, least=0, step=True)
     """Of SGD (Nesterov off); AdamW uses (0.9, 0.999)."""
     weight_decay: float = setting(1e-4, least=0, step=True)
@@ -189,42 +184,42 @@ class OptimConfig:
 
 @group
 class TrainConfig:
-    """How long, and what is written on the way."""
+    """How long to train, and what to log and save."""
 
     steps: int = setting(1000, least=1, step=True, resume="free")
     epochs: float = setting(0.0, least=0, step=False, resume="free")
-    """Passes over the training images of `data.source`, instead of `steps`; 0: `steps` counts."""
+    """Passes over the training images of `data.source`, instead of `steps`; 0: use `steps`."""
     max_minutes: float = setting(0.0, least=0, step=False, resume="free")
-    """Save and end the session (exit code 75) when the process is that old, for platforms that
-    would kill it; the same command continues. 0: no limit."""
+    """Save and exit (code 75) when the process is this old, for platforms that would kill it; the
+    same command continues. 0: no limit."""
     grace_seconds: float = setting(25.0, least=0, step=False, resume="free")
-    """How long after a stop signal the platform kills us: by then the state must be saved."""
+    """Seconds from a stop signal until the platform kills the process: the time to save."""
     max_skipped: int = setting(10, least=1, step=False, resume="free")
-    """Stop when so many steps in a row were not finite, or so many and 1 % of all steps."""
+    """Stop when this many steps in a row were not finite, or this many and 1 % of all steps."""
     seed: int = setting(0, least=0, step=False)
     """Of parameters, data order, augmentation and pairs."""
     accumulate: int = setting(1, least=1, step=True)
-    """Parts in which a batch is taken, one after the other, where the whole does not fit into
+    """Parts of a batch that are computed one after the other, if the whole does not fit into
     memory. BatchNorm and the choice of the easiest pairs see one part."""
     remat: bool = setting(False, step=True)
-    """Keep only what passes from block to block for the gradient and compute each block again.
-    For accelerators: on CPU XLA finds the copies and computes them once."""
+    """Keep only the activations between blocks for the gradient and compute each block again. For
+    accelerators: on CPU XLA finds the copies and computes them once."""
     winograd: bool = setting(True, step=True)
-    """On CPU in float32, take wide 3x3 convolutions and their gradients by Winograd's algorithm:
-    less time, more memory, and half a decimal digit less in the gradients (`models.fast`)."""
+    """On CPU in float32, use Winograd's algorithm for wide 3x3 convolutions and their gradients:
+    less time, more memory, half a decimal digit less in the gradients (`models.cpu`)."""
     log_every: int = setting(20, least=1, step=False, resume="free")
     eval_every: int = setting(500, least=1, step=False, resume="free")
-    """Steps between validations with a picture; there is one before the first and after the last
+    """Steps between validations with a picture, which also run before the first and after the last
     step."""
     eval_images: int = setting(100, least=0, step=False, resume="free")
-    """First images of the validation split that they use; 0: all."""
+    """Images of each validation, the first of the split; 0: all."""
     checkpoint_every: int = setting(500, least=1, step=False, resume="free")
-    """Steps between checkpoints; there is one after each validation, at the end and at an
-    interruption in any case."""
+    """Steps between checkpoints. There is also one after each validation, at the end and at an
+    interruption."""
     checkpoint_minutes: float = setting(5.0, above=0, step=False, resume="free")
-    """A checkpoint is also due when the last one is this old."""
+    """Save also when the last checkpoint is this old."""
     keep: int = setting(2, least=1, step=False, resume="free")
-    """Newest checkpoints kept, and beside them the one with the lowest validation WHDR."""
+    """Newest checkpoints to keep, besides the one with the lowest validation WHDR."""
 
 
 @group
@@ -235,14 +230,14 @@ class EvalConfig:
     """
 
     num_images: int = setting(200, least=0, step=False, resume="free")
-    """First images of the split that are used; 0: all."""
+    """Images to use, the first of the split; 0: all."""
     pairs_per_image: int = setting(2000, least=1, step=False, resume="free")
     """Drawn uniformly, and as many again within rows."""
     seed: int = setting(0, least=0, step=False, resume="free")
     sigma: float = setting(0.02, least=0, step=True, resume="free")
     """Depths whose ratio is within 1 + sigma are equal (paper, Eq. 1)."""
     image_size: int = setting(0, least=0, step=False, resume="free")
-    """Shorter side that images are resized to; 0: shorter side of `data.crop`."""
+    """Shorter side of resized images; 0: shorter side of `data.crop`."""
 
 
 @group
@@ -254,16 +249,16 @@ class Config:
     # The step gets the loss and the sampler that are made from these, see `training.step`.
     loss: Choice = setting(Choice("ranking"), registry=LOSSES, step=False)
     pairs: Choice = setting(Choice("uniform", num_pairs=3000), registry=PAIR_SAMPLERS, step=False)
-    """Point pairs of each step (paper: 3000 random pairs an image): the loss compares them, and
-    every run logs its error on them."""
+    """Point pairs of each step (paper: 3000 random pairs an image). The loss compares them, and the
+    log has the WHDR on them."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     init_from: str = setting("", step=False, resume="free")
     """Weights to start from: a run directory (its newest checkpoint), a `.safetensors` file that
-    `scripts/convert_weights.py` wrote, or `pretrained:efficientnet_lite0` (extra `pretrained`)."""
+    `reldepth convert` wrote, or `pretrained:efficientnet_lite0` (extra `pretrained`)."""
     init_part: Literal["network", "encoder"] = setting("network", step=False, resume="free")
-    """What of them is taken: all, of the very same network, or the encoder alone."""
+    """Which of these weights to use: all (of the same network), or those of the encoder."""
 
     @property
     def prediction_size(self) -> int:

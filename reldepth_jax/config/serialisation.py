@@ -8,7 +8,6 @@ from typing import Any, get_args
 from reldepth_jax.config import renamed
 from reldepth_jax.config.choice import Choice, option_defaults
 from reldepth_jax.config.schema import Config
-from reldepth_jax.config.setting import rule_of
 from reldepth_jax.config.validation import (
     ConfigError,
     has_items,
@@ -29,7 +28,7 @@ def plain(value: Any, registry: Registry | None = None) -> Any:
     """Return a value of a configuration as JSON has it; `registry` is that of its choices."""
     if dataclasses.is_dataclass(value):
         return {
-            field.name: plain(getattr(value, field.name), rule_of(field).registry)
+            field.name: plain(getattr(value, field.name), field.metadata.get("registry"))
             for field in dataclasses.fields(value)
         }
     if isinstance(value, Choice):
@@ -51,20 +50,14 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def _build(kind: Any, value: Any, path: str, registry: Registry | None = None) -> Any:
     kind = without_none(kind)
     if is_group(kind):
-        values = renamed.new_names(kind.__name__, value, quiet=True)
-        fields = {field.name: field for field in dataclasses.fields(kind)}
-        for name in values:
-            if name not in fields:
-                raise ConfigError(unknown(f"{path}.{name}".strip("."), fields, name))
-        hints = typing.get_type_hints(kind)
-        return kind(
-            **{
-                name: _build(
-                    hints[name], item, f"{path}.{name}".strip("."), rule_of(fields[name]).registry
-                )
-                for name, item in values.items()
-            }
-        )
+        hints, arguments = typing.get_type_hints(kind), {}
+        registries = {f.name: f.metadata.get("registry") for f in dataclasses.fields(kind)}
+        for name, item in renamed.new_names(kind.__name__, value, quiet=True).items():
+            where = f"{path}.{name}".strip(".")
+            if name not in hints:
+                raise ConfigError(unknown(where, hints, name))
+            arguments[name] = _build(hints[name], item, where, registries[name])
+        return kind(**arguments)
     if kind is Choice and value is not None:
         assert registry is not None
         return renamed.new_choice(registry, _choice(value), quiet=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, NoReturn, TypeVar, cast, dataclass_transform
+from typing import Any, Literal, NoReturn, TypedDict, TypeVar, Unpack, cast, dataclass_transform
 
 from reldepth_jax.config import renamed
 from reldepth_jax.config.choice import Choice
@@ -11,55 +11,26 @@ from reldepth_jax.registry import Registry
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What a field declares beside its type and default; see `setting`."""
+class Rule(TypedDict, total=False):
+    """What a field declares beside its type and default."""
 
-    step: bool | None = None
-    resume: Literal["fixed", "free"] = "fixed"
-    free_options: tuple[str, ...] = ()
-    least: float | None = None
-    above: float | None = None
-    below: float | None = None
-    registry: Registry | None = None
-
-
-def setting(
-    default: T,
-    *,
-    step: bool | None = None,
-    resume: Literal["fixed", "free"] = "fixed",
-    free_options: tuple[str, ...] = (),
-    least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    registry: Registry | None = None,
-) -> T:
-    """Return a dataclass field; to type checkers it is its default.
-
-    Args:
-      step: whether the compiled training step sees the field. No field of a group of `Config` may
-        leave it out.
-      resume: "free" if a continued run may have another value.
-      free_options: of a plug-in, the options that are free.
-      least, above, below: range of a number, or of each in a tuple.
-      registry: of a plug-in, where its name is looked up.
-    """
-    declared = Rule(
-        step=step,
-        resume=resume,
-        free_options=free_options,
-        least=least,
-        above=above,
-        below=below,
-        registry=registry,
-    )
-    return cast(T, dataclasses.field(default=default, metadata={"rule": declared}))
+    step: bool
+    """Whether the compiled training step sees it. Every field of a group of `Config` says so."""
+    resume: Literal["free"]
+    """A continued run may have another value."""
+    free_options: tuple[str, ...]
+    """Of a plug-in: options that may have another value in a continued run."""
+    registry: Registry
+    """Of a plug-in: where its name is looked up."""
+    least: float
+    above: float
+    below: float
+    """Range of a number, or of each in a tuple."""
 
 
-def rule_of(field: dataclasses.Field[Any]) -> Rule:
-    """Return what a field declares."""
-    return field.metadata.get("rule", Rule())
+def setting(default: T, **rule: Unpack[Rule]) -> T:
+    """Return a dataclass field; to type checkers it is its default."""
+    return cast(T, dataclasses.field(default=default, metadata=rule))
 
 
 @dataclass_transform(
@@ -69,7 +40,7 @@ def group(cls: type[T]) -> type[T]:
     """Decorate a frozen dataclass of settings, all given by keyword; former names are accepted."""
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     init = made.__init__
-    registries = {field.name: rule_of(field).registry for field in dataclasses.fields(made)}
+    registries = {field.name: field.metadata.get("registry") for field in dataclasses.fields(made)}
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **values: Any) -> None:
@@ -84,21 +55,21 @@ def group(cls: type[T]) -> type[T]:
     return made
 
 
+def _is_nested(field: dataclasses.Field[Any]) -> bool:
+    """Return whether the fields of a group declare for themselves."""
+    return dataclasses.is_dataclass(field.default) and not field.metadata
+
+
 def require_step_declared(config: type) -> None:
     """Raise TypeError for a field, or one of a group, that does not say if the step sees it."""
     for field in dataclasses.fields(config):
-        if is_nested(field):
+        if _is_nested(field):
             require_step_declared(type(field.default))
-        elif rule_of(field).step is None:
+        elif "step" not in field.metadata:
             raise TypeError(
                 f"{config.__name__}.{field.name}: declare whether the compiled training step sees"
                 " it: setting(…, step=True) or step=False"
             )
-
-
-def is_nested(field: dataclasses.Field[Any]) -> bool:
-    """Return whether a field is a group of fields, each with its own rule."""
-    return dataclasses.is_dataclass(field.default) and "rule" not in field.metadata
 
 
 def seen_by_step(settings: T, path: str = "") -> T:
@@ -106,10 +77,10 @@ def seen_by_step(settings: T, path: str = "") -> T:
     seen: dict[str, Any] = {}
     for field in dataclasses.fields(cast(Any, settings)):
         value, where = getattr(settings, field.name), f"{path}.{field.name}".strip(".")
-        if is_nested(field):
+        if _is_nested(field):
             seen[field.name] = seen_by_step(value, where)
         else:
-            seen[field.name] = value if rule_of(field).step else Unseen(where)
+            seen[field.name] = value if field.metadata["step"] else Unseen(where)
     return type(settings)(**seen)
 
 

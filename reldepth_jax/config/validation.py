@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterable
@@ -9,7 +10,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from reldepth_jax.config.choice import Choice, option_types
 from reldepth_jax.config.schema import Config, LayerGroup, ModelConfig
-from reldepth_jax.config.setting import Rule, rule_of
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import Entry, Registry, did_you_mean
 
@@ -83,22 +83,25 @@ def _validate_group(group: Any, path: str) -> None:
     hints = typing.get_type_hints(type(group))
     for field in dataclasses.fields(group):
         value, where = getattr(group, field.name), f"{path}.{field.name}".strip(".")
-        declared = rule_of(field)
-        _check_type(value, hints[field.name], where, declared.registry)
-        _check_range(value, declared, where)
+        _check_type(value, hints[field.name], where, field.metadata.get("registry"))
+        for number in value if isinstance(value, tuple) else (value,):
+            for bound, (holds, words) in _BOUNDS.items():
+                limit = field.metadata.get(bound)
+                if limit is not None and not holds(number, limit):
+                    raise ConfigError(f"{where} must be {words} {limit}, got {value}")
 
 
-def _check_range(value: Any, declared: Rule, path: str) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
-        if declared.least is not None and number < declared.least:
-            raise ConfigError(f"{path} must be at least {declared.least}, got {value}")
-        if declared.above is not None and number <= declared.above:
-            raise ConfigError(f"{path} must be greater than {declared.above}, got {value}")
-        if declared.below is not None and number >= declared.below:
-            raise ConfigError(f"{path} must be below {declared.below}, got {value}")
+_BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "greater than"),
+    "below": (operator.lt, "below"),
+}
 
 
 def _check_type(value: Any, kind: Any, path: str, registry: Registry | None) -> None:
+    if value is None and without_none(kind) != kind:
+        return
+    kind = without_none(kind)
     if is_group(kind):
         if not isinstance(value, kind):
             raise ConfigError(f"{path}: expected {kind.__name__}(…), got {value!r}")
@@ -115,16 +118,12 @@ def _check_type(value: Any, kind: Any, path: str, registry: Registry | None) -> 
     elif get_origin(kind) is tuple:
         if not isinstance(value, tuple):
             raise ConfigError(f"{path}: expected a tuple, got {value!r}")
-        for position, item in enumerate(value):
-            item_kind = tuple_items(kind, len(value), path, value)[position]
+        kinds = tuple_items(kind, len(value), path, value)
+        for position, (item, item_kind) in enumerate(zip(value, kinds, strict=True)):
             where = f"{path}.{position}" if has_items(kind) else path
             _check_type(item, item_kind, where, registry)
     elif isinstance(kind, types.UnionType):
-        kinds = get_args(kind)
-        if len(kinds) == 2 and types.NoneType in kinds:
-            if value is not None:
-                _check_type(value, without_none(kind), path, registry)
-        elif not any(isinstance(value, item) for item in kinds):
+        if not isinstance(value, kind):
             raise ConfigError(f"{path}: expected {kind}, got {value!r}")
     elif kind is float:
         if (

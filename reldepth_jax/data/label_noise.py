@@ -13,8 +13,8 @@ divided by the largest of the image, so 0 < u <= 1:
    overlap. Each takes, with equal probability, x of an equal region elsewhere, or x of one pixel.
 
 Depth becomes 1 / x: relative, with the scale of no other image. Sky and pixels without ground truth
-stay as they are, neither are they carried elsewhere. Deviation from real maps: errors are drawn
-anew each time that an image comes, not once, so that a network can average over them.
+stay as they are, neither are they carried elsewhere. Deviation from real maps: each use
+of an image draws new errors, so that a network can average over them.
 
 Axes: h w. Host side, NumPy, float64 inside.
 """

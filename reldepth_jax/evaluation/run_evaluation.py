@@ -56,7 +56,7 @@ class RunEvaluation:
         }
 
     def write(self, folder: pathlib.Path, name: str, facts: Mapping[str, Any]) -> pathlib.Path:
-        """Write NAME.json, NAME.png and, after a fit, NAME_reliability.png; return the first.
+        """Write NAME.json, NAME.png and, after a fit, a reliability diagram; return the first.
 
         Args:
           facts: about the network and how it was run, for the JSON.
@@ -71,7 +71,7 @@ class RunEvaluation:
             titles = ("T = 1", f"T = {model.temperature:.4g}")
             bins = dict(zip(titles, model.bins, strict=True))
             draw = functools.partial(charts.reliability_diagram, bins=bins)
-            charts.save(folder / f"{name}_reliability.png", draw)
+            charts.save(layout.reliability_diagram(folder, name), draw)
         return path
 
     def write_temperature(self, folder: pathlib.Path, own: Config, facts: Mapping[str, Any]):

@@ -9,7 +9,6 @@ from typing import Any
 
 from reldepth_jax.config import Config, from_dict, to_dict
 from reldepth_jax.config.serialisation import plain
-from reldepth_jax.config.setting import rule_of
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import layout
@@ -92,24 +91,27 @@ def differences(old: Config, new: Config) -> list[str]:
 def _differences(old: Any, new: Any, prefix: str) -> Iterator[str]:
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
-        path, declared = prefix + field.name, rule_of(field)
-        if declared.resume == "free":
+        path, rule = prefix + field.name, field.metadata
+        if rule.get("resume") == "free":
             continue
         if dataclasses.is_dataclass(before):
             yield from _differences(before, after, f"{path}.")
-            continue
-        if isinstance(before, tuple) and len(before) == len(after):
-            groups = [i for i, item in enumerate(before) if dataclasses.is_dataclass(item)]
-            for i in groups:
-                yield from _differences(before[i], after[i], f"{path}.{i}.")
-            if groups:
-                continue
-        before, after = (plain(value, declared.registry) for value in (before, after))
-        if declared.registry is None:
-            if before != after:
-                yield f"{path}: {before} -> {after}"
-            continue
-        before, after = before or {}, after or {}
-        for option in before | after:
-            if option not in declared.free_options and before.get(option) != after.get(option):
-                yield f"{path}.{option}: {before.get(option)} -> {after.get(option)}"
+        elif _are_groups(before) and _are_groups(after) and len(before) == len(after):
+            for position, (one, other) in enumerate(zip(before, after, strict=True)):
+                yield from _differences(one, other, f"{path}.{position}.")
+        else:
+            registry, free = rule.get("registry"), rule.get("free_options", ())
+            before, after = ({path: plain(value, registry)} for value in (before, after))
+            if registry is not None:
+                # Of plug-ins, each option.
+                before, after = (
+                    {f"{path}.{k}": v for k, v in (value[path] or {}).items() if k not in free}
+                    for value in (before, after)
+                )
+            for name in before | after:
+                if before.get(name) != after.get(name):
+                    yield f"{name}: {before.get(name)} -> {after.get(name)}"
+
+
+def _are_groups(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(dataclasses.is_dataclass, value))

@@ -18,7 +18,7 @@ CONFIGS = sorted({*pathlib.Path("configs").glob("*.py")} - {pathlib.Path("config
 def test_every_config_loads_and_says_what_it_does(path: pathlib.Path):
     load(str(path))
     text = path.read_text()
-    for heading in ("Cost:", "Score:", "python scripts/train.py"):
+    for heading in ("Cost:", "Score:", f"reldepth train --config {path.stem}"):
         assert heading in text.split('"""')[1], f"{path}: docstring lacks {heading!r}"
 
 

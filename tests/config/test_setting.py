@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reldepth_jax.config import Choice, Config, schema
-from reldepth_jax.config.setting import is_nested, seen_by_step
+from reldepth_jax.config.setting import seen_by_step
 from reldepth_jax.training import step as step_module
 
 IN_STEP = {
@@ -18,7 +18,7 @@ IN_STEP = {
 FIELDS = [
     (outer.name, inner.name)
     for outer in dataclasses.fields(Config)
-    if is_nested(outer)
+    if dataclasses.is_dataclass(getattr(Config(), outer.name))
     for inner in dataclasses.fields(getattr(Config(), outer.name))
 ]
 

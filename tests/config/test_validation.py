@@ -57,6 +57,8 @@ def test_wrong_types_in_a_file_are_found():
     for group, field in (
         (DataConfig(mix=(3,)), "data.mix.0: expected MixedSource"),  # pyright: ignore[reportArgumentType]: the mistake
         (DataConfig(batch_size=True), "data.batch_size"),
+        (DataConfig(crop=()), "data.crop: expected 2"),  # pyright: ignore[reportArgumentType]: the mistake
+        (DataConfig(validation=3), "data.validation: expected Choice"),  # pyright: ignore[reportArgumentType]: the mistake
         (DataConfig(crop=[96, 128]), "data.crop"),  # pyright: ignore[reportArgumentType]: the mistake
         (DataConfig(source="synthetic"), "data.source"),  # pyright: ignore[reportArgumentType]: the mistake
     ):

@@ -18,7 +18,13 @@ from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.declaration import DataSet
 from reldepth_jax.data.reading.pair_lists import ListedRecords
 from reldepth_jax.data.reading.records import Record
-from reldepth_jax.metrics.ordinal import PixelPairs, heldout_pairs, relation
+from reldepth_jax.metrics.ordinal import (
+    PixelPairs,
+    difference,
+    heldout_pairs,
+    location_rule,
+    relation,
+)
 from reldepth_jax.types import Sample
 
 PAIRS = 200
@@ -205,12 +211,12 @@ def _summary(index: int, data_set: DataSet, record: Record, sample: Sample) -> S
         pairs = heldout_pairs(is_finite, seed=0, index=index, count=PAIRS)
         flat = depth.reshape(-1)
         related = relation(flat[pairs.first], flat[pairs.second], _SIGMA)
-    lower = np.sign(pairs.first // width - pairs.second // width)
-    compared = (lower != 0) & (related != 0)
+    ruled = np.sign(difference(location_rule(*depth.shape), pairs))
+    compared = (ruled != 0) & (related != 0)
     raw = [record["maps"][name] for name, its in data_set.maps.items() if its.role == "raw"]
     return Summary(
         digest=hashlib.sha256(record["image"]).digest(),
-        contradicting=int(np.count_nonzero(compared & (lower == related))),
+        contradicting=int(np.count_nonzero(compared & (ruled != related))),
         compared=int(np.count_nonzero(compared)),
         sky=bool((mask & np.isinf(depth)).any()),
         unmeasured=float(np.mean(raw[0] == 0)) if raw else math.nan,

@@ -20,7 +20,7 @@ class Finding(NamedTuple):
     place: str
     """The file, or `file:line`, printable."""
     message: str
-    """What is wrong, and how to mend it."""
+    """What is wrong, and how to repair it."""
 
 
 def error(check: str, path: str, message: str) -> Finding:
@@ -41,7 +41,7 @@ def from_reader(check: str, path: str, complaint: UserError, remedy: str) -> Fin
     named = re.match(rf"({re.escape(place)}(?:/[^:]*)?(?::\d+)?): ", message)
     if named:
         place, message = named[1], message[named.end() :]
-    # Some complaints say themselves how to mend it.
+    # Some complaints say themselves how to repair it.
     if "again" not in message and "pip install" not in message:
         message += f"; {remedy}"
     return Finding("error", check, place, message)

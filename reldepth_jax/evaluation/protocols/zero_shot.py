@@ -157,7 +157,7 @@ def _values(errors: DepthErrors) -> dict[str, Estimate]:
     return {BAD: Estimate(*(100 - 100 * d for d in (measured["delta1"], high, low))), **values}
 
 
-@PROTOCOLS.register("kitti")
+@PROTOCOLS.register("kitti", either_sign=True)
 def kitti() -> Protocol:
     """Return the protocol of KITTI, for the images that `list.txt` in the folder names.
 
@@ -168,28 +168,28 @@ def kitti() -> Protocol:
     return zero_shot("KITTI", "kitti", 161, 80.0, BAD, published, optional_list="list.txt")
 
 
-@PROTOCOLS.register("eth3d")
+@PROTOCOLS.register("eth3d", either_sign=True)
 def eth3d() -> Protocol:
     """Return the protocol of ETH3D."""
     published = (0.221, 0.186, 0.155, 0.1344, 0.1155, 0.0888)
     return zero_shot("ETH3D", "eth3d", 454, 72.0, "abs rel", published)
 
 
-@PROTOCOLS.register("sintel")
+@PROTOCOLS.register("sintel", either_sign=True)
 def sintel() -> Protocol:
     """Return the protocol of MPI Sintel, final pass."""
     published = (0.440, 0.422, 0.330, 0.3370, 0.3285, 0.2697)
     return zero_shot("Sintel", "sintel", 1064, 72.0, "abs rel", published, boundaries=True)
 
 
-@PROTOCOLS.register("tum")
+@PROTOCOLS.register("tum", either_sign=True)
 def tum() -> Protocol:
     """Return the protocol of TUM RGB-D, dynamic scenes."""
     published = (30.16, 25.02, 17.00, 14.53, 12.51, 9.97)
     return zero_shot("TUM", "tum", 1815, 10.0, BAD, published)
 
 
-@PROTOCOLS.register("nyu_depth")
+@PROTOCOLS.register("nyu_depth", either_sign=True)
 def nyu_depth() -> Protocol:
     """Return the protocol of the depth maps of NYUDv2, in-filled: their edges are not exact."""
     published = (28.33, 27.00, 15.73, 13.43, 8.71, 8.32)

@@ -537,7 +537,7 @@ def test_what_the_reader_refuses_is_an_error(tmp_path: pathlib.Path, monkeypatch
     assert finding[:3] == ("error", "reader", f"{tmp_path}/ReDWeb_V1")
 
 
-def test_a_missing_part_is_told_unless_partial(tmp_path: pathlib.Path):
+def test_a_missing_part_is_reported_unless_partial(tmp_path: pathlib.Path):
     write("hr_wsi", tmp_path)
     shutil.rmtree(tmp_path / "HR-WSI/val")
     found = [(f.severity, f.check) for f in examine("hr_wsi", tmp_path, partial=False)]

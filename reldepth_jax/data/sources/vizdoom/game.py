@@ -155,7 +155,7 @@ def serve(home: str) -> None:
                 if visit.wad not in games:
                     games[visit.wad] = start(visit.wad, home)
                 reply = [tuple(frame) for frame in look_around(games[visit.wad], visit)]
-            except Exception as error:  # Any, because the one who asked must not wait for ever.
+            except Exception as error:  # Any: the caller must not wait for ever.
                 reply = f"{type(error).__name__}: {error}"
             try:
                 pickle.dump(reply, replies, protocol=5)
@@ -166,12 +166,12 @@ def serve(home: str) -> None:
             with contextlib.suppress(Exception):
                 game.close()
     finally:
-        # Who asked may be gone.
+        # The caller may be gone.
         shutil.rmtree(home, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    # Who asks decides when to end; the engine inherits this.
+    # The caller decides when to end; the engine inherits this.
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     serve(sys.argv[1])
