@@ -4,15 +4,18 @@ Reading A has transitional convolutions before the residual units of the encoder
 before every residual unit.
 """
 
+import functools
 import math
+from typing import Any
 
-import jax.numpy as jnp
 import pytest
 import torch
 from flax import nnx
 
-from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.abstract import abstract_network
+from reldepth_jax.models.decoder import Decoder
+from reldepth_jax.models.head import AdaptiveOutput
 from reldepth_jax.models.network import build
 from reldepth_jax.registry import ENCODERS
 from tests.references.torch_efficientnet_lite import TorchEfficientNetLite
@@ -73,18 +76,27 @@ def test_every_encoder_has_a_count():
 
 @pytest.mark.parametrize("name", ENCODER_COUNTS)
 def test_encoder_count_is_exact(name: str):
-    encoder = abstract_network(
-        lambda rngs: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=rngs)
-    )
-    assert count(nnx.state(encoder, nnx.Param)) == ENCODER_COUNTS[name]
+    """`test_plugins` counts the parameters of each encoder: as many as it declares."""
     assert ENCODERS.extras(name)["num_params"] == ENCODER_COUNTS[name]
+
+
+@functools.cache
+def decoder_and_head_count(channels: tuple[int, int, int, int], transition: Any) -> int:
+    config = ModelConfig(transition=transition)
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.List([Decoder(config, channels, rngs=rngs), AdaptiveOutput(config, rngs=rngs)])
+
+    return count(nnx.state(abstract_network(make), nnx.Param))
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_network_count_is_exact(name: str):
-    encoder = Choice(name)
-    assert network_count(encoder=encoder) == COUNTS[name][1]
-    assert network_count(encoder=encoder, transition="every_block") == COUNTS[name][2]
+    """The encoder's count, and decoder and head for its channels."""
+    basic = name in ("resnet18", "resnet34")
+    channels = (64, 128, 256, 512) if basic else (256, 512, 1024, 2048)
+    for transition, expected in zip(("taps", "every_block"), COUNTS[name][1:], strict=True):
+        assert COUNTS[name][0] + decoder_and_head_count(channels, transition) == expected
 
 
 def test_lite3_has_the_count_of_the_encoder_of_midas_small():
@@ -92,7 +104,7 @@ def test_lite3_has_the_count_of_the_encoder_of_midas_small():
 
 
 def test_default_network_is_that_of_the_paper():
-    assert network_count() == 40_913_729
+    assert network_count() == COUNTS["resnet50"][1] == 40_913_729
 
 
 def test_batch_norm_adds_scale_and_shift_to_seven_units_and_the_head():

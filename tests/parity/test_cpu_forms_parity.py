@@ -65,8 +65,13 @@ def test_convolutions_agree_in_value_and_gradients(name: str, parity: Callable[.
     expected.backward(nchw(direction).detach())
 
     graph, state = nnx.split(layer)
-    got, pull = jax.vjp(lambda state, images: nnx.merge(graph, state)(images), state, images)
-    of_state, of_images = pull(jnp.asarray(direction))
+
+    @jax.jit
+    def value_and_gradients(state: nnx.State, images: jax.Array) -> tuple:
+        got, pull = jax.vjp(lambda state, images: nnx.merge(graph, state)(images), state, images)
+        return got, *pull(jnp.asarray(direction))
+
+    got, of_state, of_images = value_and_gradients(state, jnp.asarray(images))
     assert weight.grad is not None
     assert bias.grad is not None
     parity(
@@ -123,8 +128,12 @@ def test_batch_normalisation_agrees_in_value_gradients_and_statistics(
         network = cast(BatchNorm, nnx.merge(graph, params, stats, copy=True))
         return network(images), nnx.state(network, nnx.BatchStat)
 
-    got, pull, new = jax.vjp(run, params, images, has_aux=True)
-    of_params, of_images = pull(jnp.asarray(direction))
+    @jax.jit
+    def value_and_gradients(params: nnx.State, images: jax.Array) -> tuple:
+        got, pull, new = jax.vjp(run, params, images, has_aux=True)
+        return got, new, *pull(jnp.asarray(direction))
+
+    got, new, of_params, of_images = value_and_gradients(params, jnp.asarray(images))
     parity(
         f"mean {mean}",
         {
@@ -153,6 +162,6 @@ def test_a_constant_channel_keeps_finite_values_and_gradients():
     def square(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(batch_norm(x, one, one, 1e-5)[0]))
 
-    value, of_x = jax.value_and_grad(square)(x)
+    value, of_x = jax.jit(jax.value_and_grad(square))(x)
     assert np.isfinite(value)
     assert np.isfinite(of_x).all()

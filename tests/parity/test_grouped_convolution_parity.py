@@ -58,10 +58,15 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("padding", "dtype"), [("torch", "float32"), ("same", "float32"), ("same", "bfloat16")]
-)
-@pytest.mark.parametrize("name", CASES)
+# At stride 1 the paddings are the same.
+COMPARED = [
+    *((name, "same", "float32") for name in CASES),
+    *((name, "torch", "float32") for name in CASES if name.endswith("stride 2")),
+    *((name, "same", "bfloat16") for name in ("depthwise 5x5, stride 2", "groups, stride 2")),
+]
+
+
+@pytest.mark.parametrize(("name", "padding", "dtype"), COMPARED)
 def test_convolution_in_groups_agrees(
     name: str, padding: Literal["torch", "same"], dtype: str, parity: Callable[..., None]
 ):
@@ -84,8 +89,12 @@ def test_convolution_in_groups_agrees(
     def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return nnx.merge(graph, jax.tree.map(lambda _: kernel, state))(x)
 
-    got, pull = jax.vjp(jax.jit(apply), images, kernel)
-    by_images, by_kernel = pull(direction)
+    @jax.jit
+    def value_and_gradients(x: jax.Array, kernel: jax.Array) -> tuple:
+        got, pull = jax.vjp(apply, x, kernel)
+        return got, *pull(direction)
+
+    got, by_images, by_kernel = value_and_gradients(images, kernel)
     assert got.dtype == by_images.dtype == by_kernel.dtype == dtype
     assert x.grad is not None
     assert weight.grad is not None

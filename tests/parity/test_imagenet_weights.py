@@ -6,6 +6,7 @@ scikit-image and scikit-learn.
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def probabilities(name: str) -> dict[str, np.ndarray]:
     graph = nnx.split(nnx.view(encoder, use_running_average=True))[0]
     images = np.stack([photograph(image) for image in PHOTOGRAPHS])
     normalised = jnp.asarray(NORMALISATIONS[weights.model.normalisation](images))
-    features = np.asarray(nnx.merge(graph, *states)(normalised)[-1], np.float64)
+    encode = jax.jit(lambda states, images: nnx.merge(graph, *states)(images)[-1])
+    features = np.asarray(encode(states, normalised), np.float64)
     head = read_tensors(convert.packaged_file(name)).tensors
     x = features @ head["_conv_head.weight"][:, :, 0, 0].T
     deviation = np.sqrt(head["_bn1.running_var"] + 1e-3)

@@ -1,7 +1,8 @@
-"""The whole network against torch with random weights: scores and all parameter gradients.
+"""Decoder and head, and the whole network, against torch with random weights.
 
-Every option of `ModelConfig` that changes the function is switched once. Ours in float32, torch in
-float64, images 32x96.
+The whole network has all or none of the options of `ModelConfig` switched that change the
+function; decoder and head, on fixed taps, have one half or the other. Scores and all gradients:
+ours in float32, torch in float64. Training with Winograd's convolutions: `test_trajectory_parity`.
 """
 
 import dataclasses
@@ -17,27 +18,30 @@ from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.cpu import winograd_network
+from reldepth_jax.models.decoder import Decoder
+from reldepth_jax.models.head import HEADS
 from reldepth_jax.models.network import build
+from tests.references import torch_reldepth_net
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import as_torch, load, randomise
 
-# Ten times what was measured: rounding of float32 (6e-8) over some seventy convolutions. Of
-# gradients by Winograd's algorithm, three times.
+# Ten times what was measured: rounding of float32 (6e-8) over some seventy convolutions.
 FORWARD = 2e-5
 GRADIENT = 2e-5
 # What two values of an option must differ by: far more than a tolerance.
 DISTINCT = 1e-2
 
-SWITCHES: list[dict[str, Any]] = [
-    {},
-    {"transition": "every_block"},
-    {"decoder_norm": "batch"},
-    {"skip_relu": True},
-    {"head_relu": True},
-    {"fusion_align_corners": False},
-    {"head_align_corners": False},
-]
+HALF: dict[str, Any] = {
+    "transition": "every_block",
+    "skip_relu": True,
+    "fusion_align_corners": False,
+}
+OTHER_HALF: dict[str, Any] = {
+    "decoder_norm": "batch",
+    "head_relu": True,
+    "head_align_corners": False,
+}
+ALL_OPTIONS = HALF | OTHER_HALF
 # Fields of `ModelConfig` that do not change the function of given weights, and the sizes.
 NO_SWITCH = {"encoder", "decoder_width", "init", "dtype", "output"}
 # Switched by published networks, which test_preset_parity compares.
@@ -53,107 +57,147 @@ IN_PRESETS = {
     "normalisation",
 }
 
-
+# The first of these inputs whose gradients meet no kink decides.
 SEEDS = range(1, 6)
+CHANNELS = (8, 12, 16, 20)
+"""Of the fixed taps, for images of 32x96."""
+WIDTH = 8
 
 
-def images(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(size=(1, 32, 96, 3)).astype(np.float32)
+class DecoderAndHead(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.decoder = Decoder(config, CHANNELS, rngs=rngs)
+        self.head = HEADS[config.head](config, rngs=rngs)
+
+    def __call__(self, *taps: jax.Array) -> jax.Array:
+        return self.head(self.decoder(list(taps)))
 
 
-def torch_network(**options: Any) -> TorchRelDepthNet:
-    module = TorchRelDepthNet(Options(**options))
+class TorchDecoderAndHead(torch.nn.Module):
+    def __init__(self, options: Options):
+        super().__init__()
+        self.decoder = torch_reldepth_net.Decoder(options, CHANNELS)
+        self.head = torch_reldepth_net.AdaptiveOutput(options)
+
+    def forward(self, *taps: torch.Tensor) -> torch.Tensor:
+        return self.head(self.decoder(list(taps)))[:, 0]
+
+
+def fixed_taps(seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = [(1, 32 // s, 96 // s, c) for s, c in zip((4, 8, 16, 32), CHANNELS, strict=True)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def images(seed: int) -> list[np.ndarray]:
+    return [np.random.default_rng(seed).uniform(size=(1, 32, 96, 3)).astype(np.float32)]
+
+
+def double_precision(module: torch.nn.Module) -> torch.nn.Module:
     randomise(module, seed=0)
     return module.double().eval()
 
 
-def torch_score(module: TorchRelDepthNet, seed: int) -> torch.Tensor:
-    return module(torch.tensor(images(seed).transpose(0, 3, 1, 2), dtype=torch.float64))
-
-
-def torch_gradients(module: TorchRelDepthNet) -> dict[str, np.ndarray]:
-    gradients = {}
-    for name, parameter in module.named_parameters():
-        assert parameter.grad is not None, name
-        gradients[name] = parameter.grad.numpy().copy()
-    return gradients
+def to_torch(inputs: list[np.ndarray]) -> list[torch.Tensor]:
+    return [torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64) for x in inputs]
 
 
 @pytest.fixture
 def compare(
     parity: Callable[..., None], gradient_parity: Callable[..., None]
 ) -> Callable[..., None]:
-    """Return `compare(encoder, options)`, with Winograd's convolutions if told so."""
+    """Return `compare(case, module, make, inputs)`."""
 
-    def run(encoder: str, options: dict[str, Any], *, winograd: bool = False) -> None:
-        module = torch_network(encoder=encoder, **options)
-        config = ModelConfig(encoder=Choice(encoder), **options)
-        model = abstract_network(lambda rngs: build(config, rngs=rngs))
+    def run(
+        case: str,
+        module: torch.nn.Module,
+        make: Callable[[nnx.Rngs], nnx.Module],
+        inputs: Callable[[int], list[np.ndarray]],
+    ) -> None:
+        model = abstract_network(make)
         load(model, module)
-        model = winograd_network.fast_training(model) if winograd else model
         graph, params, stats = nnx.split(
-            nnx.view(model, use_running_average=True), nnx.Param, nnx.BatchStat
+            nnx.view(model, use_running_average=True, raise_if_not_found=False),
+            nnx.Param,
+            nnx.BatchStat,
         )
 
         def projected(params, x, direction):
-            score = nnx.merge(graph, params, stats, copy=True)(x)
+            score = nnx.merge(graph, params, stats, copy=True)(*x)
             return jnp.vdot(score, direction), score
 
-        function = jax.jit(jax.grad(projected, has_aux=True))
-        case = ", ".join([f"network {encoder}", *(f"{k}={v}" for k, v in options.items())])
-        case += ", Winograd" if winograd else ""
+        function = jax.jit(jax.grad(projected, (0, 1), has_aux=True))
 
         def attempts() -> Iterator[tuple[dict, dict]]:
             for seed in SEEDS:
                 direction = np.random.default_rng(seed).normal(size=(1, 32, 96))
                 module.zero_grad()
-                score = torch_score(module, seed)
+                xs = [x.requires_grad_() for x in to_torch(inputs(seed))]
+                score = module(*xs)
                 score.backward(torch.tensor(direction))
-                gradients, got = function(params, images(seed), direction.astype(np.float32))
+                expected = {name: _gradient(p) for name, p in module.named_parameters()}
+                (by_params, by_inputs), got = function(
+                    params, inputs(seed), direction.astype(np.float32)
+                )
                 if seed == SEEDS[0]:
-                    expected = score.detach().numpy()
-                    parity(f"{case}: score", {"score": got}, {"score": expected}, FORWARD)
-                yield as_torch(gradients), torch_gradients(module)
+                    target = score.detach().numpy()
+                    parity(f"{case}: score", {"score": got}, {"score": target}, FORWARD)
+                found = as_torch(by_params)
+                for k, (x, gradient) in enumerate(zip(xs, by_inputs, strict=True)):
+                    expected[f"input {k}"] = _gradient(x).transpose(0, 2, 3, 1)
+                    found[f"input {k}"] = np.asarray(gradient)
+                yield found, expected
 
         gradient_parity(f"{case}: gradients", attempts(), GRADIENT)
 
     return run
 
 
-@pytest.mark.parametrize("switch", SWITCHES, ids=str)
-def test_network_agrees_for_every_option(switch: dict[str, Any], compare: Callable[..., None]):
-    compare("resnet18", switch)
+def _gradient(tensor: torch.Tensor) -> np.ndarray:
+    assert tensor.grad is not None
+    return tensor.grad.numpy().copy()
 
 
-def test_network_with_the_encoder_of_the_paper_agrees(compare: Callable[..., None]):
-    compare("resnet50", {})
+@pytest.mark.parametrize("options", [HALF, OTHER_HALF], ids=["half", "other half"])
+def test_decoder_and_head_agree(options: dict[str, Any], compare: Callable[..., None]):
+    config = ModelConfig(decoder_width=WIDTH, **options)
+    compare(
+        f"decoder and head, {', '.join(options)} switched",
+        double_precision(TorchDecoderAndHead(Options(decoder_width=WIDTH, **options))),
+        lambda rngs: DecoderAndHead(config, rngs=rngs),
+        fixed_taps,
+    )
 
 
-def test_all_options_together_agree(compare: Callable[..., None]):
-    compare("resnet18", {key: value for switch in SWITCHES for key, value in switch.items()})
-
-
-@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
-def test_network_trained_by_winograds_algorithm_agrees(
-    encoder: str, take_winograd: None, compare: Callable[..., None]
-):
-    compare(encoder, {}, winograd=True)
+@pytest.mark.parametrize(
+    ("encoder", "options"), [("resnet50", {}), ("resnet18", ALL_OPTIONS)], ids=["paper", "all"]
+)
+def test_whole_network_agrees(encoder: str, options: dict[str, Any], compare: Callable[..., None]):
+    config = ModelConfig(encoder=Choice(encoder), **options)
+    compare(
+        f"network {encoder}, {'every option switched' if options else 'as in the paper'}",
+        double_precision(TorchRelDepthNet(Options(encoder=encoder, **options))),
+        lambda rngs: build(config, rngs=rngs),
+        images,
+    )
 
 
 def test_every_option_is_switched():
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    switched = {key for switch in SWITCHES for key in switch}
-    assert switched | IN_PRESETS == fields - NO_SWITCH
+    assert set(ALL_OPTIONS) | IN_PRESETS == fields - NO_SWITCH
 
 
-@pytest.mark.parametrize("switch", SWITCHES[1:], ids=str)
-def test_options_of_the_reference_are_different_functions(switch: dict[str, Any]):
-    """Else agreement would not show that an option is read."""
-    default = torch_network(encoder="resnet18", decoder_width=16)
-    switched = torch_network(encoder="resnet18", decoder_width=16, **switch)
-    keys = switched.load_state_dict(default.state_dict(), strict=False)
-    assert not keys.unexpected_keys
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [(options, name) for options in (HALF, OTHER_HALF, ALL_OPTIONS) for name in options],
+    ids=str,
+)
+def test_each_option_changes_what_is_compared(options: dict[str, Any], name: str):
+    """If it did not, agreement would not show that an option is read."""
+    others = {key: value for key, value in options.items() if key != name}
+    switched = double_precision(TorchDecoderAndHead(Options(decoder_width=WIDTH, **options)))
+    default = double_precision(TorchDecoderAndHead(Options(decoder_width=WIDTH, **others)))
+    default.load_state_dict(switched.state_dict(), strict=False)
     with torch.no_grad():
-        expected = torch_score(default, 1)
-        difference = (torch_score(switched, 1) - expected).abs().max() / expected.abs().max()
-    assert difference > DISTINCT
+        expected, got = (module(*to_torch(fixed_taps(1))) for module in (switched, default))
+    assert (got - expected).abs().max() > DISTINCT * expected.abs().max()

@@ -6,6 +6,7 @@ driven by the gradient of the NumPy loss, in float64. Images 64x96, a narrow dec
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -137,15 +138,36 @@ def train_torch(module: TorchRelDepthNet, batches: list, frozen_encoder: bool) -
     return losses
 
 
+@functools.cache
+def starting_network(decoder_norm: str) -> TorchRelDepthNet:
+    module = TorchRelDepthNet(
+        Options(encoder="resnet18", decoder_width=16, decoder_norm=decoder_norm)
+    )
+    randomise(module, seed=0)
+    with torch.no_grad():
+        # Scores of order one, so that a rate at which every parameter moves visibly is stable.
+        module.head.conv2.weight.mul_(0.05)
+    return module
+
+
+@functools.cache
+def torch_trajectory(
+    decoder_norm: str, frozen_encoder: bool, seed: int
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Return the losses of five steps of torch in float64, and what they end at."""
+    module = copy.deepcopy(starting_network(decoder_norm)).double()
+    losses = train_torch(module, make_batches(seed), frozen_encoder)
+    return losses, {name: value.numpy() for name, value in module.state_dict().items()}
+
+
 @pytest.mark.parametrize(
     ("options", "optim", "winograd"),
     [
         ({}, OPTIM, False),
-        ({"decoder_norm": "batch"}, OPTIM, False),
         ({"decoder_norm": "batch"}, FINETUNING, False),
         ({}, OPTIM, True),
     ],
-    ids=["plain", "batch norm", "frozen encoder", "Winograd"],
+    ids=["plain", "frozen encoder, batch norm", "Winograd"],
 )
 def test_five_training_steps_agree(
     options: dict[str, Any],
@@ -155,11 +177,7 @@ def test_five_training_steps_agree(
     parity: Callable[..., None],
     gradient_parity: Callable[..., None],
 ):
-    start_module = TorchRelDepthNet(Options(encoder="resnet18", decoder_width=16, **options))
-    randomise(start_module, seed=0)
-    with torch.no_grad():
-        # Scores of order one, so that a rate at which every parameter moves visibly is stable.
-        start_module.head.conv2.weight.mul_(0.05)
+    start_module = starting_network(options.get("decoder_norm", "none"))
     config = ModelConfig(encoder=Choice("resnet18"), decoder_width=16, **options)
     model = abstract_network(lambda rngs: build(config, rngs=rngs))
     load(model, start_module)
@@ -191,9 +209,7 @@ def test_five_training_steps_agree(
     def attempts() -> Iterator[tuple[dict, dict]]:
         for seed in SEEDS:
             batches = make_batches(seed)
-            module = copy.deepcopy(start_module).double()
-            losses = train_torch(module, batches, bool(frozen))
-            end = {name: value.numpy() for name, value in module.state_dict().items()}
+            losses, end = torch_trajectory(options.get("decoder_norm", "none"), bool(frozen), seed)
             _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
             state = create(params, stats, optimizer, trainable(optim))
             our_losses = []

@@ -172,7 +172,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from reldepth_jax.ops import winograd
+from reldepth_jax.models.cpu import winograd
 
 rng = np.random.default_rng(0)
 x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((8, 16, 20, 8), (3, 3, 8, 6)))
