@@ -1,4 +1,4 @@
-"""README says what is there: files exist, overrides apply, CI runs the printed test command."""
+"""README and docs say what is there: files exist, commands parse, CI runs the printed commands."""
 
 import pathlib
 import re
@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from reldepth_jax.cli.main import main
 from reldepth_jax.config import load, override, validate
 from reldepth_jax.data.pipeline import make_source, train_sources
 from reldepth_jax.data.prepared import writing
@@ -13,43 +14,84 @@ from tests.fixtures import diw, redweb
 
 README = pathlib.Path("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+PAGES = {"README.md": README} | {
+    str(path): path.read_text(encoding="utf-8")
+    for path in sorted(pathlib.Path("docs").glob("*.md"))
+}
+WORDS = 1200
+"""README has at most so many, counted as `wc -w` counts."""
 
 
-def test_every_named_file_exists():
-    named = set(re.findall(r"\b(?:configs|scripts|tests|docs)/[\w/.-]*\w", README))
-    assert {"configs/ranking.py", "scripts/train.py", "docs/compare.png"} <= named
-    assert not [name for name in named if not pathlib.Path(name).exists()]
+def joined(text: str) -> list[str]:
+    """Return the lines of a page, with continued command lines in one piece."""
+    return text.replace("\\\n", " ").splitlines()
+
+
+def test_readme_is_short():
+    assert len(README.split()) <= WORDS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_named_file_exists(page: str):
+    # What stands behind "runs/" or in a user's own folder is not part of the repository.
+    pattern = r"(?<![\w/])(?:configs|scripts|tests|docs|benchmarks|reldepth_jax)/[\w/.-]*\w"
+    named = set(re.findall(pattern, PAGES[page]))
+    linked = {
+        str((pathlib.Path(page).parent / target).resolve().relative_to(pathlib.Path.cwd()))
+        for target in re.findall(r"\]\((?!http)([\w/.-]+)", PAGES[page])
+    }
+    assert not [name for name in named | linked if not pathlib.Path(name).exists()]
+
+
+def test_readme_links_every_page():
+    assert not [page for page in PAGES if page != "README.md" and page not in README]
 
 
 def test_every_configuration_is_listed():
-    listed = set(re.findall(r"^\| `(configs/\w+\.py)`", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(configs/\w+\.py)`", PAGES["docs/training.md"], re.MULTILINE))
     assert listed == {str(path) for path in pathlib.Path("configs").glob("*.py")}
 
 
 def test_overrides_in_the_text_apply():
     """Those of a line together, to the configuration that it names."""
     applied = 0
-    for line in README.splitlines():
-        assignments = dict(re.findall(r"--config\.([\w.]+)=([\w.-]+)", line))
-        named = re.search(r"--config (configs/\w+\.py[:\w]*)", line)
+    for line in (line for page in PAGES.values() for line in joined(page)):
+        assignments = dict(re.findall(r"--config\.([\w.]+)=([\w./-]+)", line))
+        named = re.search(r"--config ([\w./]+(?::\w+)?)", line)
         if assignments:
-            validate(override(load(named[1] if named else "configs/ranking.py"), assignments))
+            validate(override(load(named[1] if named else "ranking"), assignments))
             applied += len(assignments)
-    assert applied >= 6
+    assert applied >= 12
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_text_are_known(page: str, capsys: pytest.CaptureFixture[str]):
+    """Every `reldepth X --option` exists, as X's own help says."""
+    helps: dict[str, str] = {}
+    for command, rest in re.findall(
+        r"\breldepth ([a-z][\w-]*)(.*)", "\n".join(joined(PAGES[page]))
+    ):
+        if command not in helps:
+            with pytest.raises(SystemExit) as ended:
+                main([command, "--help"])
+            assert ended.value.code == 0, command
+            helps[command] = capsys.readouterr().out
+        for option in re.findall(r"(?<![\w`.-])--[a-z][a-z-]*(?![\w.-])", rest.partition("#")[0]):
+            assert option in helps[command], f"{command} {option}"
 
 
 def test_training_commands_find_their_data_in_the_published_layouts(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Every training command of "Data sets" up to the first sample, with small data sets."""
+    """Every training command of docs/data.md up to the first sample, with small data sets."""
     redweb.write(tmp_path / "data", 20)
     diw.write(tmp_path / "data/DIW")
     writing.prepare(
         "redweb", str(tmp_path / "data/ReDWeb_V1"), str(tmp_path / "shards"), partial=True,
         say=lambda line: None,
     )  # fmt: skip
-    section = README.split("## Data sets")[1].split("\n## ")[0]
-    commands = re.findall(r"^python scripts/train.py --config (\S+)(.*)$", section, re.MULTILINE)
+    page = PAGES["docs/data.md"]
+    commands = re.findall(r"^reldepth train --config (\S+)(.*)$", page, re.MULTILINE)
     assert len(commands) >= 6
     root = pathlib.Path.cwd()
     workdirs = set()
