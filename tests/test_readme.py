@@ -1,12 +1,12 @@
-"""README and docs say what is there: files exist, commands parse, CI runs the printed commands."""
+"""README and docs say what is there: files, commands, options; CI runs the printed commands."""
 
 import pathlib
 import re
 import subprocess
 
 import pytest
-
 from reldepth_jax.cli.main import main
+
 from reldepth_jax.config import load, override, validate
 from reldepth_jax.data.pipeline import make_source, train_sources
 from reldepth_jax.data.prepared import writing
