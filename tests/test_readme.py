@@ -5,8 +5,8 @@ import re
 import subprocess
 
 import pytest
-from reldepth_jax.cli.main import main
 
+from reldepth_jax.cli.main import main
 from reldepth_jax.config import load, override, validate
 from reldepth_jax.data.pipeline import make_source, train_sources
 from reldepth_jax.data.prepared import writing
@@ -55,7 +55,9 @@ def test_every_configuration_is_listed():
 def test_overrides_in_the_text_apply():
     """Those of a line together, to the configuration that it names."""
     applied = 0
-    for line in (line for page in PAGES.values() for line in joined(page)):
+    # bad_input.md shows overrides with placeholders.
+    pages = [text for page, text in PAGES.items() if page != "docs/bad_input.md"]
+    for line in (line for text in pages for line in joined(text)):
         assignments = dict(re.findall(r"--config\.([\w.]+)=([\w./-]+)", line))
         named = re.search(r"--config ([\w./]+(?::\w+)?)", line)
         if assignments:
