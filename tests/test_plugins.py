@@ -1,12 +1,13 @@
 """One contract for every plug-in of a kind: a new file is tested the moment it exists."""
 
+import dataclasses
 import functools
 import math
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,11 @@ import pytest
 from flax import nnx
 
 from reldepth_jax import registry
-from reldepth_jax.config import load
+from reldepth_jax.config import Choice, Config, load, override, validate
 from reldepth_jax.errors import UserError
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
+from reldepth_jax.training import optimizer
 from reldepth_jax.training.state import new_state
 from reldepth_jax.training.step import step_function
 from reldepth_jax.types import Batch, Pairs
@@ -84,32 +86,28 @@ def pairs_in(depth: str) -> Pairs:
     return pairs_of(DEPTHS[depth])
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
+def check_loss(name: str, score: str) -> None:
+    """A loss is finite with finite gradients for any ground truth, and 0 without any."""
+    for depth, batch in DEPTHS.items():
+        found = compiled_loss(name)(SCORES[score], batch, pairs_in(depth))
+        value, gradient = map(np.asarray, found)
+        assert value.shape == (), depth
+        assert gradient.dtype == SCORES[score].dtype, depth
+        assert np.isfinite(value), depth
+        assert np.isfinite(gradient).all(), depth
+        assert value >= 0, depth
+        assert (gradient[~np.asarray(batch["mask"])] == 0).all(), depth
+        if depth == "all masked":
+            assert value == 0
+
+
 @pytest.mark.parametrize("name", LOSSES.entries)
 @pytest.mark.parametrize("score", SCORES)
-def test_a_loss_is_finite_with_finite_gradients(name: str, depth: str, score: str):
-    batch = DEPTHS[depth]
-    value, gradient = map(np.asarray, compiled_loss(name)(SCORES[score], batch, pairs_in(depth)))
-    assert value.shape == ()
-    assert gradient.dtype == SCORES[score].dtype
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
-    assert value >= 0
-    assert (gradient[~np.asarray(batch["mask"])] == 0).all()
-    if depth == "all masked":
-        assert value == 0
+def test_a_loss_is_finite_with_finite_gradients(name: str, score: str):
+    check_loss(name, score)
 
 
-@pytest.mark.parametrize("name", LOSSES.entries)
-def test_a_loss_compiles_to_what_it_computes(name: str):
-    batch, pairs = DEPTHS["half masked"], pairs_in("half masked")
-    score = jnp.asarray(RANDOM, jnp.float32)
-    value, _ = compiled_loss(name)(score, batch, pairs)
-    np.testing.assert_allclose(value, LOSSES.create(name)(score, batch, pairs), rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", LOSSES.entries)
-def test_a_loss_prefers_the_truth_to_its_negative(name: str):
+def check_sign_of_loss(name: str) -> None:
     """Larger score means farther, for every loss that knows the sign."""
     truth = jnp.asarray(RANDOM, jnp.float32)
     right, wrong = (
@@ -122,30 +120,39 @@ def test_a_loss_prefers_the_truth_to_its_negative(name: str):
         assert right < wrong
 
 
-@pytest.mark.parametrize("name", PAIR_SAMPLERS.entries)
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_a_sampler_gives_distinct_valid_pixels_of_static_number(name: str, depth: str):
+@pytest.mark.parametrize("name", LOSSES.entries)
+def test_a_loss_prefers_the_truth_to_its_negative(name: str):
+    check_sign_of_loss(name)
+
+
+def check_sampler(name: str) -> None:
+    """A sampler gives distinct valid pixels, as many for any ground truth."""
     sampler = PAIR_SAMPLERS.create(name)
     more = {"pairs": ANNOTATED, "instances": jnp.asarray(RANDOM > 5, jnp.int32)}
     needed = {need: more[need] for need in getattr(sampler, "needs", ())}
-    batch, other = (cast(Batch, {**found, **needed}) for found in (DEPTHS[depth], DEPTHS["random"]))
-    pairs = sampler(jax.random.key(0), batch)
-    mask = np.asarray(batch["mask"]).reshape(2, -1)
-    shape = pairs.first.shape
-    assert shape == sampler(jax.random.key(1), other).first.shape
-    for image in range(2):
-        valid = np.asarray(pairs.valid[image])
-        first, second = np.asarray(pairs.first[image]), np.asarray(pairs.second[image])
-        assert mask[image][first[valid]].all()
-        assert mask[image][second[valid]].all()
-        assert (first != second)[valid].all()
-        assert ((first >= 0) & (first < 96) & (second >= 0) & (second < 96)).all()
-        if name == "uniform":
-            assert valid.all() == (mask[image].sum() >= 2)
-        elif mask[image].sum() < 2:
-            assert not valid.any()
-        elif mask[image].all():
-            assert valid.any() == (name != "annotated")
+    compiled = jax.jit(sampler)
+    for depth, found in DEPTHS.items():
+        pairs = compiled(jax.random.key(0), cast(Batch, {**found, **needed}))
+        mask = np.asarray(found["mask"]).reshape(2, -1)
+        assert {values.shape for values in pairs[:3]} == {pairs.first.shape}
+        for image in range(2):
+            valid = np.asarray(pairs.valid[image])
+            first, second = np.asarray(pairs.first[image]), np.asarray(pairs.second[image])
+            assert mask[image][first[valid]].all(), depth
+            assert mask[image][second[valid]].all(), depth
+            assert (first != second)[valid].all(), depth
+            assert ((first >= 0) & (first < 96) & (second >= 0) & (second < 96)).all(), depth
+            if name == "uniform":
+                assert valid.all() == (mask[image].sum() >= 2), depth
+            elif mask[image].sum() < 2:
+                assert not valid.any(), depth
+            elif mask[image].all():
+                assert valid.any() == (name != "annotated"), depth
+
+
+@pytest.mark.parametrize("name", PAIR_SAMPLERS.entries)
+def test_a_sampler_gives_distinct_valid_pixels_of_static_number(name: str):
+    check_sampler(name)
 
 
 def test_uniform_pairs_are_uniform_over_valid_pixels():
@@ -169,31 +176,30 @@ def test_pairs_differ_between_images_and_keys():
     assert jnp.any(one.first != other.first)
 
 
-@pytest.mark.parametrize("name", ENCODERS.entries)
-def test_an_encoder_keeps_its_word_on_strides_channels_and_parameters(name: str):
+def check_encoder(name: str) -> None:
+    """An encoder has the strides, the channels and the number of parameters that it declares."""
     encoder = abstract_network(
         lambda rngs: ENCODERS.create(name, dtype=jnp.dtype("float32"), rngs=rngs)
     )
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
     assert count == ENCODERS.extras(name)["num_params"]
-    taps = nnx.eval_shape(lambda e, x: e(x), encoder, jnp.zeros((2, 64, 96, 3)))
+    graph, state = nnx.split(encoder)
+    images = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    taps = jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, images)
     assert [tap.shape for tap in taps] == [
         (2, 64 // stride, 96 // stride, channels)
         for stride, channels in zip((4, 8, 16, 32), encoder.channels, strict=True)
     ]
 
 
-@pytest.mark.parametrize(
-    ("path", "annotated"),
-    [(path, 3 if path in ANNOTATED_CONFIGS else 0) for path in CONFIGS]
-    # Its pairs are drawn, whatever comes with the batch.
-    + [("configs/ranking.py", 3)],
-)
-def test_every_config_builds_its_train_step(path: str, annotated: int):
-    config = load(path)
-    model, state = new_state(config, abstract=True)
-    height, width = config.data.crop
-    size = (config.data.batch_size, height, width)
+@pytest.mark.parametrize("name", ENCODERS.entries)
+def test_an_encoder_keeps_its_word_on_strides_channels_and_parameters(name: str):
+    check_encoder(name)
+
+
+def check_step(config: Config, annotated: int) -> None:
+    _, state = new_state(config, abstract=True)
+    size = (config.data.batch_size, *config.data.crop)
     batch = {
         "image": jax.ShapeDtypeStruct((*size, 3), jnp.uint8),
         "depth": jax.ShapeDtypeStruct(size, jnp.float32),
@@ -208,6 +214,33 @@ def test_every_config_builds_its_train_step(path: str, annotated: int):
         for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
     )
     assert {metric.shape for metric in metrics.values()} == {()}
+
+
+@pytest.mark.parametrize(
+    ("path", "annotated"),
+    [(path, 3 if path in ANNOTATED_CONFIGS else 0) for path in CONFIGS]
+    # Its pairs are drawn, whatever comes with the batch.
+    + [("configs/ranking.py", 3)],
+)
+def test_every_config_builds_its_train_step(path: str, annotated: int, strides_encoder: None):
+    """With a small network, which is traced sooner than the ones that come next."""
+    config = load(path)
+    model = dataclasses.replace(config.model, encoder=Choice("strides"), decoder_width=8)
+    check_step(dataclasses.replace(config, model=model), annotated)
+
+
+def network_of(path: str) -> tuple[Any, ...]:
+    """Return what decides the network that a configuration trains, and how."""
+    config = load(path)
+    optim, train = config.optim, config.train
+    return config.model, optim.groups, optim.frozen_batch_norm, train.accumulate, train.remat
+
+
+@pytest.mark.parametrize("path", {network_of(path): path for path in CONFIGS}.values())
+def test_every_network_of_the_configs_trains(path: str):
+    config = load(path)
+    optimizer.require_known_groups(config.optim, new_state(config, abstract=True)[1].params)
+    check_step(config, annotated=0)
 
 
 def test_plug_ins_are_found_without_importing_them(tmp_path: pathlib.Path, monkeypatch):
@@ -264,3 +297,115 @@ def test_one_name_cannot_be_registered_twice():
     toys.register("x")(dict)
     with pytest.raises(ValueError, match="two plug-ins are called toy 'x'"):
         toys.register("x")(list)
+
+
+NEW_LOSS = """
+import dataclasses
+import jax.numpy as jnp
+from reldepth_jax.registry import LOSSES
+
+@LOSSES.register("huber")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Huber:
+    width: float = 1.0
+
+    def __call__(self, score, batch, pairs):
+        mask = batch["mask"] & jnp.isfinite(batch["depth"])
+        rank = jnp.clip(jnp.log(jnp.maximum(jnp.where(mask, batch["depth"], 1), 1e-30)), -9, 9)
+        error = jnp.abs(jnp.where(mask, score - rank, 0))
+        huber = jnp.where(error < self.width, error**2 / 2 / self.width, error - self.width / 2)
+        return jnp.sum(huber.astype(jnp.float32)) / jnp.maximum(jnp.sum(mask), 1)
+"""
+NEW_SAMPLER = """
+import dataclasses
+import jax.numpy as jnp
+from reldepth_jax.registry import PAIR_SAMPLERS
+from reldepth_jax.types import Pairs
+
+@PAIR_SAMPLERS.register("neighbours")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    distance: int = 1
+
+    def __call__(self, key, batch):
+        mask = batch["mask"].reshape(batch["mask"].shape[0], -1)
+        both = mask[:, : -self.distance] & mask[:, self.distance :]
+        first = jnp.broadcast_to(jnp.arange(both.shape[1]), both.shape)
+        return Pairs(first, first + self.distance, both)
+"""
+NEW_ENCODER = """
+import jax
+from flax import nnx
+from reldepth_jax.models.layers import BatchNorm, conv
+from reldepth_jax.registry import ENCODERS
+
+class Toy(nnx.Module):
+    def __init__(self, width, dtype, rngs):
+        self.channels = (width, width, width, 2 * width)
+        sizes = zip((3, *self.channels), self.channels, (4, 2, 2, 2))
+        self.convs = nnx.List(
+            [conv(a, b, 3, stride=s, dtype=dtype, rngs=rngs) for a, b, s in sizes]
+        )
+        self.norm = BatchNorm(width, rngs=rngs)
+
+    def __call__(self, x):
+        taps = []
+        for layer in self.convs:
+            x = jax.nn.relu(layer(x))
+            x = x if taps else self.norm(x)
+            taps.append(x)
+        return taps
+
+@ENCODERS.register("toy", num_params=9 * (3 * 4 + 2 * 4 * 4 + 4 * 8) + 2 * 4)
+def toy(*, width: int = 4, dtype, rngs):
+    return Toy(width, dtype, rngs)
+"""
+
+
+def test_a_new_loss_sampler_and_encoder_are_one_new_file_each(plugin_folder: pathlib.Path):
+    for name, text in (("a", NEW_LOSS), ("b", NEW_SAMPLER), ("c", NEW_ENCODER)):
+        (plugin_folder / f"{name}.py").write_text(text)
+    registry.extend(plugin_folder)
+
+    # Options from the command line, and a mistake in one.
+    config = override(
+        load("configs/smoke.py"),
+        {
+            "loss.name": "huber", "loss.width": "0.5", "pairs.name": "neighbours",
+            "pairs.distance": "3", "model.encoder.name": "toy", "model.encoder.width": "6",
+        },
+    )  # fmt: skip
+    validate(config)
+    assert LOSSES.create(config.loss.name, **config.loss.options).width == 0.5
+    assert PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options).distance == 3
+    check_step(config, annotated=0)
+    with pytest.raises(UserError, match="Did you mean 'width'"):
+        override(config, {"loss.widht": "1"})
+    with pytest.raises(UserError, match=r"loss\.width"):
+        override(config, {"loss.width": "wide"})
+
+    # The contracts.
+    for score in SCORES:
+        check_loss("huber", score)
+    check_sign_of_loss("huber")
+    check_sampler("neighbours")
+    check_encoder("toy")
+
+
+def test_contracts_find_what_breaks_them(plugin_folder: pathlib.Path):
+    (plugin_folder / "a.py").write_text(
+        NEW_LOSS.replace("jnp.where(mask, score - rank, 0)", "score")
+    )
+    (plugin_folder / "b.py").write_text(NEW_SAMPLER.replace("both = mask", "both = ~mask"))
+    (plugin_folder / "c.py").write_text(NEW_ENCODER.replace("2 * width)", "3 * width)"))
+    registry.extend(plugin_folder)
+    # Functions that are compiled once are of this name's former file.
+    compiled_loss.cache_clear()
+    for check in (
+        lambda: check_loss("huber", "random"),
+        lambda: check_sampler("neighbours"),
+        lambda: check_encoder("toy"),
+    ):
+        with pytest.raises(AssertionError):
+            check()
+    compiled_loss.cache_clear()
