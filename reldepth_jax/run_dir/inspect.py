@@ -4,14 +4,11 @@ Only reads: takes no lock and renames nothing, so it may look at a run that is b
 half copied or damaged.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
-import re
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +17,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import checkpoints as storage
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.history import History, json_lines
+from reldepth_jax.run_dir.lock import holder
 from reldepth_jax.run_dir.manifest import Manifest
 
 _LOG_EVERY = 20
@@ -166,7 +164,7 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
     manifests = store.manifests()
     checkpoints = list(_saved(folder / layout.CHECKPOINTS, store, manifests, saved_at, verify))
     values, config_error = _config(folder)
-    host, running = _holder(folder)
+    host, running = holder(folder)
 
     sound = [each.step for each in checkpoints if not each.damage]
     steps = _at(values, "train.steps")
@@ -317,35 +315,6 @@ def _count_lost(
         # Steps after the last line may have been computed, up to the one that writes the next.
         unseen = (session.logged // log_every + 1) * log_every - 1
         session.lost = (least, max(least, unseen - resumed))
-
-
-def _holder(folder: pathlib.Path) -> tuple[str, str]:
-    """Return (another machine that took the lock last, process here that holds it), or "".
-
-    Looking at the lock must not take it: the training that starts at this moment would be refused.
-    """
-    try:
-        text = (folder / layout.LOCK).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", ""
-    match = re.match(r"process (\d+) on (.+), started", text)
-    if not match:
-        return "", ""
-    pid, host = int(match[1]), match[2]
-    if host != socket.gethostname():
-        return host, ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return "", ""
-    except OSError:
-        pass
-    with contextlib.suppress(OSError):
-        # Linux: the number may be that of another process by now.
-        locks = pathlib.Path("/proc/locks").read_text(encoding="utf-8")
-        if not re.search(rf"FLOCK .*WRITE {pid} ", locks):
-            return "", ""
-    return "", f"process {pid}"
 
 
 def _config(folder: pathlib.Path) -> tuple[Any, str]:

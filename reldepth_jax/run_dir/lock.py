@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -40,9 +41,9 @@ def own(run_dir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read().strip() or "an unknown process"
+            name = lock.read().strip() or "an unknown process"
             raise BusyError(
-                f"{run_dir} is in use by {holder}; wait, stop it, or choose another --workdir"
+                f"{run_dir} is in use by {name}; wait, stop it, or choose another --workdir"
             ) from None
         except OSError as error:
             raise RunDirError(f"{run_dir} cannot be locked: {error.strerror}") from None
@@ -51,3 +52,32 @@ def own(run_dir: pathlib.Path) -> Iterator[None]:
         lock.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
         lock.flush()
         yield
+
+
+def holder(run_dir: pathlib.Path) -> tuple[str, str]:
+    """Return (another machine that took the lock last, process here that holds it), or "".
+
+    Looking at the lock must not take it: the training that starts at this moment would be refused.
+    """
+    try:
+        text = (run_dir / layout.LOCK).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", ""
+    match = re.match(r"process (\d+) on (.+), started", text)
+    if not match:
+        return "", ""
+    pid, host = int(match[1]), match[2]
+    if host != socket.gethostname():
+        return host, ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "", ""
+    except OSError:
+        pass
+    with contextlib.suppress(OSError):
+        # Linux: the number may be that of another process by now.
+        locks = pathlib.Path("/proc/locks").read_text(encoding="utf-8")
+        if not re.search(rf"FLOCK .*WRITE {pid} ", locks):
+            return "", ""
+    return "", f"process {pid}"

@@ -92,26 +92,23 @@ class MetricsWriter:
     def _show(self, **content: Any) -> None:
         if self._board is None:
             return
-        try:
-            self._board.write(Event(wall_time=time.time(), **content).SerializeToString())
-            if time.monotonic() - self._flushed > _FLUSH:
-                self._board.flush()
-                self._flushed = time.monotonic()
-        except OSError as error:
-            # Half a record ends what TensorBoard can read of a file: no more of it.
-            with contextlib.suppress(OSError):
-                self._board.close()
-            self._board = None
-            self._say(error)
+        with self._tolerant():
+            try:
+                self._board.write(Event(wall_time=time.time(), **content).SerializeToString())
+                if time.monotonic() - self._flushed > _FLUSH:
+                    self._board.flush()
+                    self._flushed = time.monotonic()
+            except OSError:
+                # Half a record ends what TensorBoard can read of a file: no more of it.
+                with contextlib.suppress(OSError):
+                    self._board.close()
+                self._board = None
+                raise
 
     @contextlib.contextmanager
     def _tolerant(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self._say(error)
-
-    def _say(self, error: OSError) -> None:
-        if self._warn is not None:
-            warn, self._warn = self._warn, None
+            warn, self._warn = self._warn, lambda line: None
             warn(f"metrics and pictures cannot be written ({error}); training goes on without them")

@@ -37,9 +37,13 @@ from reldepth_jax.run_dir.saved_config import save_config
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.state import new_state
 from reldepth_jax.weights.from_run import load_run
-from tests.fixtures.training import RESNET
+from tests.fixtures.training import TINY
+
+pytestmark = pytest.mark.usefixtures("strides_encoder")
 
 State = dict[str, Any]
+WIDE = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, decoder_width=64))
+"""Its arrays have files of their own: those of smaller ones lie in Orbax's index."""
 
 
 def a_state(step: int) -> State:
@@ -691,12 +695,12 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Return a run directory with two states, of any values, as steps 2 and 4."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
-    save_config(folder, RESNET)
+    save_config(folder, WIDE)
     checkpoints = Checkpoints(folder / "checkpoints")
     rng = np.random.default_rng(0)
     state = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype),
-        new_state(RESNET, abstract=True)[1],
+        new_state(WIDE, abstract=True)[1],
     )
     for step in (2, 4):
         checkpoints.save(step, state._replace(step=jnp.asarray(step, jnp.int32)), {"whdr": 0.5})
@@ -750,7 +754,7 @@ def test_training_never_begins_anew_where_a_checkpoint_was(
     damage(folder)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=told):
-            training_run.train(RESNET, folder, Console(quiet=True))
+            training_run.train(WIDE, folder, Console(quiet=True))
 
 
 def test_loading_a_run_falls_back_says_so_and_renames_nothing(
@@ -776,8 +780,8 @@ def test_another_network_is_refused_when_a_run_is_loaded(
 ):
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
-    wider = dataclasses.replace(RESNET.model, decoder_width=8)
-    save_config(folder, dataclasses.replace(RESNET, model=wider))
+    wider = dataclasses.replace(WIDE.model, decoder_width=8)
+    save_config(folder, dataclasses.replace(WIDE, model=wider))
     with pytest.raises(CheckpointError, match=r"decoder.*: saved float32\[.*\], wanted float32\["):
         load_run(folder)
 

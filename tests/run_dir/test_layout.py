@@ -29,7 +29,7 @@ def literals(code: str) -> list[str]:
 
 
 def test_no_other_module_names_what_lies_in_a_run_directory():
-    files = [path for folder in ("reldepth_jax", "scripts", "benchmarks")
+    files = [path for folder in ("reldepth_jax", "scripts")
              for path in pathlib.Path(folder).rglob("*.py")]  # fmt: skip
     found = {str(path): literals(path.read_text(encoding="utf-8")) for path in files}
     assert found.pop("reldepth_jax/run_dir/layout.py")
