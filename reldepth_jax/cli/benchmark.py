@@ -2,15 +2,21 @@
 
 reldepth benchmark
 reldepth benchmark --config ranking_resnet50 --pairs 100,1000,3000,10000 --json speed.json
-reldepth benchmark --against torch       beside PyTorch, from a clone: python -m benchmarks --help
+reldepth benchmark --against torch
+reldepth benchmark --parts step,forward --encoder resnet18 --quick
 python scripts/benchmark.py …     the same, from a clone
 
 For a configuration: the training step, the loss alone (drawing pairs, labels, loss and its gradient
 by the scores) and its share of the step, and the forward pass of one image from bytes to scores.
 They run in turn, round by round; the table has median and range over the rounds. Images are
-embedded scenes. On a machine that other jobs use, read the CPU time.
+embedded scenes. On a machine that other jobs use, read the CPU time, best on one core: put
+`taskset -c 0` before the command.
 
 The share is the quotient of two times: what the compiler fuses with the network counts in full.
+
+Options of a comparison, in a clone: the paper's network and loss, part by part (benchmarks/suite.py
+says what each part is), with --against torch beside the same in PyTorch, eager and compiled, and on
+CPU in ONNX Runtime and OpenVINO if they are installed.
 """
 
 import argparse
@@ -36,13 +42,14 @@ if TYPE_CHECKING:
     from reldepth_jax.training.state import TrainState
     from reldepth_jax.types import Batch
 
+COMPARISON = ("against", "parts", "encoder", "dtype", "size", "batch", "quick")
+"""Options of the comparison."""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("benchmark", __doc__)
-    options.add_argument(
-        "--config", default="ranking", metavar="NAME[:VARIANT]", help="default: ranking"
-    )
+    options.add_argument("--config", metavar="NAME[:VARIANT]", help="default: ranking")
     options.add_argument(
         "--pairs",
         type=command.numbers,
@@ -50,27 +57,53 @@ def parser() -> argparse.ArgumentParser:
         metavar="N,N,…",
         help="pairs an image; default: those of the configuration",
     )
-    options.add_argument("--rounds", type=int, default=7, help="default: 7")
+    options.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
     options.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all times there")
-    options.add_argument("--against", choices=["torch"], help="measure beside it, from a clone")
-    options.add_argument("--parts", metavar="A,B,…", help="what to compare, from a clone")
+    group = options.add_argument_group("comparison, in a clone of the repository")
+    group.add_argument("--against", choices=["torch"], help="measure beside it")
+    group.add_argument(
+        "--parts",
+        metavar="A,B,…",
+        help="of step, forward, loss, resize, prepare, input, checkpoint, compile, memory, kernels;"
+        " default: all",
+    )
+    group.add_argument("--encoder", metavar="NAME", help="a ResNet, default: resnet50")
+    group.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
+    group.add_argument(
+        "--size", type=int, help="side of images, default: 384, on CPU 256 for the step"
+    )
+    group.add_argument(
+        "--batch",
+        type=command.numbers,
+        metavar="N,N,…",
+        help="of the step, default: 32, on CPU 4",
+    )
+    group.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
-    words = sys.argv[1:] if argv is None else argv
-    options, _ = parser().parse_known_args(words)
-    if options.against or options.parts:
-        return _repository().main(words)
-    options, assignments = command.parse(parser(), words, overrides=True)
-    if options.rounds < 1:
+    options, assignments = command.parse(parser(), argv, overrides=True)
+    if options.rounds is not None and options.rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {options.rounds}")
-    settings = config.override(config.load(options.config), assignments)
-    config.validate(settings)
-    variants = [_with_pairs(settings, number) for number in options.pairs] or [settings]
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
+    given = [name for name in COMPARISON if getattr(options, name) not in (None, False)]
+    if not given:
+        return _measure(options, assignments)
+    if options.config or assignments:
+        raise UserError(f"--{given[0]} compares the paper's network: leave --config")
+    return _suite(given[0]).run(options)
+
+
+def _measure(options: argparse.Namespace, assignments: dict[str, str]) -> int:
+    """Measure a configuration, print, write."""
+    name = options.config or "ranking"
+    settings = config.override(config.load(name), assignments)
+    config.validate(settings)
+    variants = [_with_pairs(settings, number) for number in options.pairs] or [settings]
+    rounds = options.rounds or 7
 
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
@@ -78,11 +111,11 @@ def main(argv: list[str] | None = None) -> int:
 
     runtime.set_up()
     with command.progress_bar("compiling, then measuring") as progress:
-        seconds = timing.interleave(_calls(variants), options.rounds, progress=progress)
+        seconds = timing.interleave(_calls(variants), rounds, progress=progress)
     height, width = settings.data.crop
-    title = f"{options.config}: {height}x{width}, batch {settings.data.batch_size}"
+    title = f"{name}: {height}x{width}, batch {settings.data.batch_size}"
     facts = ", ".join(f"{name} {value}" for name, value in numerics().items())
-    print(f"{title}; {facts}. {options.rounds} rounds: median (range).\n")
+    print(f"{title}; {facts}. {rounds} rounds: median (range).\n")
     print("| | time | CPU time | |\n| --- | --- | --- | --- |")
     rows = []
     for what, taken in seconds.items():
@@ -96,22 +129,22 @@ def main(argv: list[str] | None = None) -> int:
         print(f"| {what} | {timing.shown(taken.wall)} | {timing.shown(taken.cpu)} | {note} |")
         rows.append({"what": what, **taken._asdict(), "note": note})
     if options.json is not None:
-        report = {"config": options.config, "overrides": assignments, "machine": numerics()}
+        report = {"config": name, "overrides": assignments, "machine": numerics()}
         text = json.dumps(report | {"rows": rows}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 
-def _repository() -> Any:
+def _suite(option: str) -> Any:
     """Return the comparison, which lies beside the package and not in it."""
     root = pathlib.Path(reldepth_jax.__file__).parents[1]
-    if not (root / "benchmarks/__main__.py").exists():
+    if not (root / "benchmarks/suite.py").exists():
         raise UserError(
-            "--against and --parts need the folder benchmarks/ of the repository: run this in a"
-            " clone, after pip install -e ."
+            f"--{option} needs the folder benchmarks/ of the repository: run this in a clone, after"
+            " pip install -e ."
         )
     sys.path.insert(0, str(root))
-    return importlib.import_module("benchmarks.__main__")
+    return importlib.import_module("benchmarks.suite")
 
 
 def _with_pairs(settings: Config, number: int) -> Config:

@@ -14,20 +14,19 @@ import pytest
 import torch
 
 from benchmarks import (
-    __main__ as suite,
-)
-from benchmarks import (
     context,
     kernels,
     ours,
     peer_torch,
+    preparing,
     processes,
     reading,
     report,
+    suite,
     torch_calls,
     workload,
 )
-from reldepth_jax.cli import timing
+from reldepth_jax.cli import benchmark, timing
 from reldepth_jax.cli.timing import Call, Seconds, interleave, ratios, spread
 from reldepth_jax.config import Config, ConfigError
 from reldepth_jax.data.images.resampling import resample
@@ -277,12 +276,13 @@ def test_all_parts_are_told_in_table_and_json(
     monkeypatch.setattr(torch_calls.shutil, "which", lambda name: None)
     monkeypatch.setattr(processes, "_child", lambda context, told, caches: outcome(told))
     monkeypatch.setattr(timing, "WINDOW", 0.01)
+    monkeypatch.setattr(preparing, "WORKERS", {"this process": 0})
     monkeypatch.setattr(reading, "PHOTO", (48, 64))
     monkeypatch.setattr(reading, "LARGE", (96, 128))
     path = tmp_path / "new" / "benchmark.json"
     arguments = ["--against", "torch", "--encoder", "resnet18", "--size", "32", "--batch", "2",
                  "--rounds", "2", "--quick", "--pairs", "10,30", "--json", path]  # fmt: skip
-    assert suite.main([*map(str, arguments)]) == 0
+    assert benchmark.main([*map(str, arguments)]) == 0
     out = capsys.readouterr().out
     found = json.loads(path.read_text())
     assert list(found["parts"]) == list(suite.PARTS)
@@ -402,4 +402,4 @@ def test_mistakes_are_told_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
 ):
     with pytest.raises((UserError, ConfigError), match=message):
-        suite.main([*map(str, arguments)])
+        benchmark.main([*map(str, arguments)])

@@ -109,10 +109,15 @@ def test_the_comparison_needs_the_repository(
     option: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reldepth_jax, "__file__", str(tmp_path / "reldepth_jax/__init__.py"))
-    with pytest.raises(UserError, match="need the folder benchmarks/ of the repository"):
+    with pytest.raises(UserError, match="needs the folder benchmarks/ of the repository"):
         benchmark.main([option])
 
 
-def test_the_comparison_gets_all_options():
+def test_the_comparison_gets_its_options():
     with pytest.raises(UserError, match="--parts: no part 'stp'; there are step, forward"):
         benchmark.main(["--parts", "stp", "--quick", "--encoder", "resnet18"])
+
+
+def test_the_comparison_has_its_own_configuration():
+    with pytest.raises(UserError, match="--quick compares the paper's network: leave --config"):
+        benchmark.main(["--quick", "--config", TINY])

@@ -1,10 +1,5 @@
-"""Measure speed and memory part by part, alone or beside PyTorch.
+"""The parts of `reldepth benchmark --parts`, alone or with `--against torch` beside PyTorch.
 
-reldepth benchmark --against torch --json benchmark.json
-reldepth benchmark --parts step,forward --encoder resnet18 --quick
-python -m benchmarks     the same, all parts
-
-Parts:
   step        training step: images/s, utilisation, share of the loss
   forward     one image, from bytes to scores on the host
   loss        ranking loss alone, forward and backward, against the number of pairs
@@ -32,10 +27,8 @@ import argparse
 import importlib.util
 import json
 import os
-import pathlib
 from typing import TYPE_CHECKING
 
-from reldepth_jax.cli import command
 from reldepth_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,37 +41,9 @@ PARTS = (
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.Parser("benchmark", __doc__)
-    options.add_argument(
-        "--parts", default=",".join(PARTS), metavar="A,B,…", help="which, default: all"
-    )
-    options.add_argument("--against", choices=["torch"], help="measure beside it")
-    options.add_argument("--encoder", default="resnet50", help=f"{', '.join(ENCODERS)}")
-    options.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
-    options.add_argument(
-        "--size", type=int, help="side of images, default: 384, on CPU 256 for the step"
-    )
-    options.add_argument(
-        "--batch",
-        type=command.numbers,
-        default=[],
-        metavar="N,N,…",
-        help="of the step, default: 32, on CPU 4",
-    )
-    options.add_argument(
-        "--pairs", type=command.numbers, metavar="N,N,…", help="default: 100,1000,3000,10000"
-    )
-    options.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
-    options.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
-    options.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there")
-    return options
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
-    options = _options(argv)
+def run(options: argparse.Namespace) -> int:
+    """Measure the parts that the options of `reldepth benchmark` ask for, print, write."""
+    check(options)
 
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
@@ -139,9 +104,10 @@ def _torch(gpu: bool) -> "Torch":
     return Torch(gpu)
 
 
-def _options(argv: list[str] | None) -> argparse.Namespace:
-    options, _ = command.parse(parser(), argv)
-    options.parts = [name for name in options.parts.split(",") if name]
+def check(options: argparse.Namespace) -> None:
+    """Set what depends on other options; raise UserError for what cannot be measured."""
+    options.encoder = options.encoder or "resnet50"
+    options.parts = [name for name in (options.parts or ",".join(PARTS)).split(",") if name]
     for name in options.parts:
         if name not in PARTS:
             raise UserError(f"--parts: no part {name!r}; there are {', '.join(PARTS)}")
@@ -149,16 +115,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--encoder: {options.encoder!r} is not one of {', '.join(ENCODERS)}")
     if options.size is not None and (options.size < 32 or options.size % 32):
         raise UserError(f"--size must be a multiple of 32, got {options.size}")
-    options.rounds = (3 if options.quick else 7) if options.rounds is None else options.rounds
-    if options.rounds < 1:
-        raise UserError(f"--rounds must be at least 1, got {options.rounds}")
+    options.rounds = options.rounds or (3 if options.quick else 7)
     options.pairs = options.pairs or ([100, 3000] if options.quick else [100, 1000, 3000, 10000])
     if options.against == "torch" and importlib.util.find_spec("torch") is None:
         raise UserError('--against torch needs PyTorch: pip install -e ".[torch]"')
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-    return options
-
-
-if __name__ == "__main__":
-    command.run(main)
