@@ -1,7 +1,7 @@
-"""What `scripts/benchmark.py` measures, and the peers that it measures against.
+"""The comparison of `reldepth benchmark --against torch`: its parts, and what it compares with.
 
-Not part of the installed package. `timing` calls in turn and takes medians; `ours` gives this
-project's calls, all through its public entries; `torch_calls` and `peer_runtimes` the same
-computation elsewhere. `networks`, `pieces`, `reading` and `processes` hold the parts, `report`
-tells them.
+Not part of the installed package. `reldepth_jax.cli.timing` times calls in turn; `ours` gives this
+project's calls, through the entries of training and prediction; `torch_calls` and `peer_runtimes`
+the same computation elsewhere. `networks`, `pieces`, `preparing`, `reading`, `processes` and
+`kernels` hold the parts; `report` prints them.
 """

@@ -66,7 +66,7 @@ def _ours(config: Any, told: dict[str, Any]) -> Made:
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
     if told["what"] == "forward":
-        forward = ours.forward(config)
+        forward = ours.forward(config, ours.new_state(config))
         return lambda: forward(batch["image"]), peak
     step = ours.step(config, ours.new_state(config), batch)
     return lambda: step.wait(step.run()), peak

@@ -14,7 +14,7 @@ import jax
 from benchmarks import ours, workload
 from benchmarks.context import Context
 from benchmarks.report import OURS, Part, Row
-from benchmarks.timing import Call
+from reldepth_jax.cli.timing import Call
 
 Times = Mapping[str, float]
 """Seconds of each kernel in one call; `defaultdict`: 0 of one that it lacks."""

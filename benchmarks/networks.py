@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks import ours, workload
 from benchmarks.context import TORCH, Context
 from benchmarks.report import OURS, Part, Row, timed
-from benchmarks.timing import Call, Seconds, interleave, ratios, spread
+from reldepth_jax.cli.timing import Call, Seconds, interleave, ratios, spread
 from reldepth_jax.config import Config
 
 LOSS_BATCH = 8
@@ -81,10 +81,10 @@ def forward(context: Context) -> Part:
     """Time one image, from bytes on the host to scores on the host."""
     config = context.settings(size=context.size)
     images = workload.make_batch(config)["image"]
-    _, arrays = ours.weights(config)
-    functions: dict[str, ours.Forward] = {OURS: ours.forward(config)}
+    state, arrays = ours.weights(config)
+    functions: dict[str, ours.Forward] = {OURS: ours.forward(config, state)}
     if not context.gpu:
-        functions[FAST] = ours.forward(config, fast=True)
+        functions[FAST] = ours.forward(config, state, fast=True)
     functions |= context.peers(
         lambda torch, compiled: torch.forward(config, arrays, compiled), lambda f: f(images)
     )

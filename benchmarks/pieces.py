@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import ours
 from benchmarks.context import TORCH, Context
 from benchmarks.report import OURS, Part, Row, timed
-from benchmarks.timing import Call, Seconds, interleave
+from reldepth_jax.cli.timing import Call, Seconds, interleave
 from reldepth_jax.data.images import geometry, resampling
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 
@@ -36,8 +37,9 @@ def resize(context: Context) -> Part:
     with context.bar("resize") as progress:
         seconds = interleave(calls, context.rounds, progress=progress)
     context.say(
-        "linear and area: data/resampling.py, float64, against float32 in torch; triangle:"
-        " data/geometry.py (Pillow, averaging), against antialiased bilinear in torch; both uint8."
+        "linear and area: data/images/resampling.py, float64, against float32 in torch; triangle:"
+        " data/images/geometry.py (Pillow, averaging), against antialiased bilinear in torch; both"
+        " uint8."
     )
     title = f"Resize on the host: {old[0]}x{old[1]} to {new[0]}x{new[1]}, RGB"
     rows = [timed(*key, taken) for key, taken in seconds.items()]
@@ -54,7 +56,7 @@ def checkpoint(context: Context) -> Part:
     """Time how long a step waits for a save, and until the state is durable."""
     config = context.settings()
     state, _ = ours.weights(config)
-    blocking, durable, peer = Seconds([], []), Seconds([], []), Seconds([], [])
+    blocking, durable, restored, peer = (Seconds([], []) for _ in range(4))
     saved = context.torch and context.torch.training_state(config)
     megabytes = _bytes(state) / 1e6
     with tempfile.TemporaryDirectory() as place, context.bar("checkpoint") as progress:
@@ -66,9 +68,13 @@ def checkpoint(context: Context) -> Part:
             waited = _since(*began)
             checkpoints.wait()
             whole = _since(*began)
+            empty = jax.tree.map(jnp.empty_like, state)
+            loaded = _timed(functools.partial(checkpoints.restore, empty))
             theirs = _timed(_saver(saved, os.path.join(place, "theirs"))) if saved else (0.0, 0.0)
             if turn:  # the first warms up
-                for kept, found in ((blocking, waited), (durable, whole), (peer, theirs)):
+                for kept, found in (
+                    (blocking, waited), (durable, whole), (restored, loaded), (peer, theirs),
+                ):  # fmt: skip
                     kept.wall.append(found[0])
                     kept.cpu.append(found[1])
         checkpoints.close()
@@ -77,6 +83,7 @@ def checkpoint(context: Context) -> Part:
         rows.append(timed(what, OURS, taken, megabytes=megabytes))
         if saved:
             rows.append(timed(what, "torch.save", peer))
+    rows.append(timed("restoring and verifying", OURS, restored, megabytes=megabytes))
     context.say(
         "Ours copies, then writes and verifies in the background; torch.save returns when written,"
         " not flushed to the disk."

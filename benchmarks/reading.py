@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -18,7 +19,7 @@ from benchmarks import machine
 from benchmarks.context import Context
 from benchmarks.photographs import photograph
 from benchmarks.report import Part, Row
-from benchmarks.timing import Seconds
+from reldepth_jax.cli.timing import Seconds
 from reldepth_jax.config import Config
 from reldepth_jax.types import Sample, Source
 
@@ -47,10 +48,9 @@ def reading(context: Context) -> Part:
             ways[SHARDS] = SOURCES.create("redweb", prepared=_prepare(place, roots[PHOTO]), **crop)
         large = SOURCES.create("redweb", root=str(roots[LARGE]), **crop)
         stages = _stages(config, roots[PHOTO], source, examples)
-        for way, each in ways.items():
-            stages["an example, one thread", way] = _each(
-                _example(config, each), len(each), examples
-            )
+        for what, whole in (("an example, one thread", False), ("the same, whole image", True)):
+            for way, each in ways.items():
+                stages[what, way] = _each(_example(config, each, whole), len(each), examples)
         for way, each in ways.items():
             stages["pipeline", way] = lambda each=each: _pipeline(config, each, examples)
         stages[f"pipeline, {LARGE[1]}x{LARGE[0]}", FOLDER] = lambda: _pipeline(
@@ -124,13 +124,14 @@ def _stages(
     }
 
 
-def _example(config: Config, source: Source) -> Callable[[int], Sample]:
-    """Return what training does of a sample: it reads no more than the crop shows."""
+def _example(config: Config, source: Source, whole: bool) -> Callable[[int], Sample]:
+    """Return what training does of a sample: it reads what the crop shows, or the whole image."""
     from reldepth_jax.data.cropping import open_sample
     from reldepth_jax.data.transforms import TrainTransform
 
     transform, rng = TrainTransform(config.data.crop), np.random.default_rng(0)
-    return lambda index: transform(open_sample(source, index), rng)
+    read = source.__getitem__ if whole else functools.partial(open_sample, source)
+    return lambda index: transform(read(index), rng)
 
 
 def _each(do: Callable[[int], Any], count: int, examples: int, each: int = 1) -> Stage:

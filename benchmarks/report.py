@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.timing import Seconds, Spread, ratios, spread
+from reldepth_jax.cli.timing import Seconds, Spread, ratios, shown, spread
 
-UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 OURS = "ours"
 
 
@@ -63,8 +62,8 @@ def markdown(part: Part) -> str:
     ]
     for row in part.rows:
         by_value, by_cpu = (_cell(r) if r else "" for r in ratios_of(part.rows, row))
-        cpu = _told(row.cpu, row.unit) if row.cpu else ""
-        cells = row.what, row.who, _told(row.values, row.unit), cpu, by_value, by_cpu, row.note
+        cpu = shown(row.cpu, row.unit) if row.cpu else ""
+        cells = row.what, row.who, shown(row.values, row.unit), cpu, by_value, by_cpu, row.note
         lines.append(f"| {' | '.join(cell or '-' for cell in cells)} |")
     return "\n".join([*lines, *(f"\n{note}" for note in part.notes)])
 
@@ -89,14 +88,6 @@ def as_json(part: Part) -> dict[str, Any]:
             }
         )
     return {"title": part.title, "rows": rows, "notes": part.notes}
-
-
-def _told(values: Sequence[float], unit: str) -> str:
-    found = spread(values)
-    if unit == "s":
-        unit = next((u for u in ("s", "ms") if found.median * UNITS[u] >= 1), "us")
-        found = Spread(*(value * UNITS[unit] for value in found))
-    return f"{found.median:.4g} {unit} ({found.low:.4g}–{found.high:.4g})"
 
 
 def _cell(found: Spread) -> str:

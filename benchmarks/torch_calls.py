@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks import peer_network, peer_torch
-from benchmarks.timing import Call
 from benchmarks.workload import KEYS
+from reldepth_jax.cli.timing import Call
 from reldepth_jax.config import Config
 
 LOOP_PAIRS = 60

@@ -1,161 +1,247 @@
-r"""Measure speed and memory, alone or beside PyTorch.
+"""Measure the speed of training and prediction on this machine.
 
-python scripts/benchmark.py --against torch --json benchmark.json
-python scripts/benchmark.py --parts step,forward --encoder resnet18 --quick
+reldepth benchmark
+reldepth benchmark --config ranking_resnet50 --pairs 100,1000,3000,10000 --json speed.json
+reldepth benchmark --against torch
+reldepth benchmark --parts step,forward --encoder resnet18 --quick
+python scripts/benchmark.py …     the same, from a clone
 
-Parts:
-  step        training step: images/s, utilisation, share of the loss
-  forward     one image, from bytes to scores on the host
-  loss        ranking loss alone, forward and backward, against the number of pairs
-  resize      a photograph to the size of the network, on the host
-  input       decoding, augmentation, batching, whole pipeline: folder and prepared shards
-  checkpoint  how long a step waits for a save
-  compile     first call in a new process, without and with a cache of compiled code
-  memory      peak memory of the step and of the forward pass
-  kernels     where the step spends its time, by JAX's profiler
+For a configuration: the training step, the loss alone (drawing pairs, labels, loss and its gradient
+by the scores) and its share of the step, and the forward pass of one image from bytes to scores.
+They run in turn, round by round; the table has median and range over the rounds. Images are
+embedded scenes. On a machine that other jobs use, read the CPU time, best on one core: put
+`taskset -c 0` before the command.
 
-What is compared runs in turn, round by round, in one process where that is possible; the allocator
-is told to keep freed memory, for all alike. Tables are in Markdown: median and range over the
-rounds. In `first / this` below 1 the first of the group is faster than this one. On a machine that
-is shared read the CPU time, best on one core, where threads do not wait for one another: put
-`taskset -c 0` before the command. The JSON file has every round.
+The share is the quotient of two times: what the compiler fuses with the network counts in full.
 
-With `--against torch` (extra torch): the same network, loss and batch in eager PyTorch,
-channels-last, and compiled, if there is a compiler; ONNX Runtime and OpenVINO if they are installed
-(pip install onnx onnxruntime openvino). On a GPU ours computes convolutions in bfloat16, torch with
-autocast. Most of the time of such a run goes into torch.compile.
+Options of a comparison, in a clone: the paper's network and loss, part by part (benchmarks/suite.py
+says what each part is), with --against torch beside the same in PyTorch, eager and compiled, and on
+CPU in ONNX Runtime and OpenVINO if they are installed.
 """
 
 import argparse
-import importlib.util
+import dataclasses
+import functools
+import importlib
 import json
-import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from reldepth_jax.cli import command
+import reldepth_jax
+from reldepth_jax import config
+from reldepth_jax.cli import command, timing
+from reldepth_jax.config import Choice, Config
 from reldepth_jax.errors import UserError
+from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS, SOURCES
 
 if TYPE_CHECKING:
-    from benchmarks.torch_calls import Torch
+    import numpy as np
 
-# The peers lie beside the package, not in it.
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+    from reldepth_jax.training.state import TrainState
+    from reldepth_jax.types import Batch
 
-PARTS = ("step", "forward", "loss", "resize", "input", "checkpoint", "compile", "memory", "kernels")
-ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+COMPARISON = ("against", "parts", "encoder", "dtype", "size", "batch", "quick")
+"""Options of the comparison."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("benchmark", __doc__)
+    options.add_argument("--config", metavar="NAME[:VARIANT]", help="default: ranking")
     options.add_argument(
-        "--parts", default=",".join(PARTS), metavar="A,B,…", help="which, default: all"
+        "--pairs",
+        type=command.numbers,
+        default=[],
+        metavar="N,N,…",
+        help="pairs an image; default: those of the configuration",
     )
-    options.add_argument("--against", choices=["torch"], help="measure beside it")
-    options.add_argument("--encoder", default="resnet50", help=f"{', '.join(ENCODERS)}")
-    options.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
-    options.add_argument(
+    options.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
+    options.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all times there")
+    group = options.add_argument_group("comparison, in a clone of the repository")
+    group.add_argument("--against", choices=["torch"], help="measure beside it")
+    group.add_argument(
+        "--parts",
+        metavar="A,B,…",
+        help="of step, forward, loss, resize, prepare, input, checkpoint, compile, memory, kernels;"
+        " default: all",
+    )
+    group.add_argument("--encoder", metavar="NAME", help="a ResNet, default: resnet50")
+    group.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")
+    group.add_argument(
         "--size", type=int, help="side of images, default: 384, on CPU 256 for the step"
     )
-    options.add_argument(
-        "--batch", metavar="N,N,…", default="", help="of the step, default: 32, on CPU 4"
+    group.add_argument(
+        "--batch",
+        type=command.numbers,
+        metavar="N,N,…",
+        help="of the step, default: 32, on CPU 4",
     )
-    options.add_argument("--pairs", metavar="N,N,…", help="default: 100,1000,3000,10000")
-    options.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
-    options.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
-    options.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all values there")
+    group.add_argument("--quick", action="store_true", help="fewer rounds and smaller data")
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
-    options = _options(argv)
+    options, assignments = command.parse(parser(), argv, overrides=True)
+    if options.rounds is not None and options.rounds < 1:
+        raise UserError(f"--rounds must be at least 1, got {options.rounds}")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    given = [name for name in COMPARISON if getattr(options, name) not in (None, False)]
+    if not given:
+        return _measure(options, assignments)
+    if options.config or assignments:
+        raise UserError(f"--{given[0]} compares the paper's network: leave --config")
+    return _suite(given[0]).run(options)
+
+
+def _measure(options: argparse.Namespace, assignments: dict[str, str]) -> int:
+    """Measure a configuration, print, write."""
+    name = options.config or "ranking"
+    settings = config.override(config.load(name), assignments)
+    config.validate(settings)
+    variants = [_with_pairs(settings, number) for number in options.pairs] or [settings]
+    rounds = options.rounds or 7
 
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
+    from reldepth_jax.run_dir.numerics import numerics
 
     runtime.set_up()
-    # Ours and torch share a GPU.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import jax
-
-    from benchmarks import kernels, machine, networks, pieces, processes, reading, report
-    from benchmarks.context import Context
-
-    gpu = jax.devices()[0].platform == "gpu"
-    context = Context(
-        gpu=gpu,
-        encoder=options.encoder,
-        dtype=options.dtype or ("bfloat16" if gpu else "float32"),
-        step_size=options.size or (384 if gpu else 256),
-        size=options.size or 384,
-        batches=options.batch or ([32] if gpu else [4]),
-        pairs=options.pairs,
-        rounds=options.rounds,
-        quick=options.quick,
-        torch=_torch(gpu) if options.against else None,
-    )
-    measure = {
-        "step": networks.step,
-        "forward": networks.forward,
-        "loss": networks.loss,
-        "resize": pieces.resize,
-        "input": reading.reading,
-        "checkpoint": pieces.checkpoint,
-        "compile": processes.compilation,
-        "memory": processes.memory,
-        "kernels": kernels.kernels,
-    }
-    facts = {"device": jax.devices()[0].device_kind, **machine.facts()}
-    told = ", ".join(f"{name} {value}" for name, value in facts.items())
-    print(f"{told}.\n\nFreed memory is kept, for all alike (runtime.set_up).", end="")
-    print(" JAX takes the GPU's memory as it needs it." if gpu else "")
-    print(f"{options.rounds} rounds, in turn: median (range).\n", flush=True)
-    found = {}
-    for name in options.parts:
-        part = measure[name](context)
-        print(f"{report.markdown(part)}\n", flush=True)
-        found[name] = report.as_json(part)
+    with command.progress_bar("compiling, then measuring") as progress:
+        seconds = timing.interleave(_calls(variants), rounds, progress=progress)
+    height, width = settings.data.crop
+    title = f"{name}: {height}x{width}, batch {settings.data.batch_size}"
+    facts = ", ".join(f"{name} {value}" for name, value in numerics().items())
+    print(f"{title}; {facts}. {rounds} rounds: median (range).\n")
+    print("| | time | CPU time | |\n| --- | --- | --- | --- |")
+    rows = []
+    for what, taken in seconds.items():
+        note = ""
+        if what.startswith("step"):
+            rate = settings.data.batch_size / timing.spread(taken.wall).median
+            note = f"{rate:.3g} images/s"
+        elif what.startswith("loss"):
+            step = seconds[what.replace("loss", "step", 1)]
+            note = f"{timing.ratios(taken.wall, step.wall).median:.2%} of the step"
+        print(f"| {what} | {timing.shown(taken.wall)} | {timing.shown(taken.cpu)} | {note} |")
+        rows.append({"what": what, **taken._asdict(), "note": note})
     if options.json is not None:
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        whole = {"machine": facts, "options": settings, "parts": found}
-        options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        report = {"config": name, "overrides": assignments, "machine": numerics()}
+        text = json.dumps(report | {"rows": rows}, indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 
-def _torch(gpu: bool) -> "Torch":
-    from benchmarks.torch_calls import Torch
-
-    return Torch(gpu)
-
-
-def _options(argv: list[str] | None) -> argparse.Namespace:
-    options, _ = command.parse(parser(), argv)
-    options.parts = [name for name in options.parts.split(",") if name]
-    for name in options.parts:
-        if name not in PARTS:
-            raise UserError(f"--parts: no part {name!r}; there are {', '.join(PARTS)}")
-    if options.encoder not in ENCODERS:
-        raise UserError(f"--encoder: {options.encoder!r} is not one of {', '.join(ENCODERS)}")
-    if options.size is not None and (options.size < 32 or options.size % 32):
-        raise UserError(f"--size must be a multiple of 32, got {options.size}")
-    options.rounds = (3 if options.quick else 7) if options.rounds is None else options.rounds
-    if options.rounds < 1:
-        raise UserError(f"--rounds must be at least 1, got {options.rounds}")
-    options.batch = _numbers("--batch", options.batch)
-    default = "100,3000" if options.quick else "100,1000,3000,10000"
-    options.pairs = _numbers("--pairs", options.pairs or default)
-    if options.against == "torch" and importlib.util.find_spec("torch") is None:
-        raise UserError('--against torch needs PyTorch: pip install -e ".[torch]"')
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-    return options
+def _suite(option: str) -> Any:
+    """Return the comparison, which lies beside the package and not in it."""
+    root = pathlib.Path(reldepth_jax.__file__).parents[1]
+    if not (root / "benchmarks/suite.py").exists():
+        raise UserError(
+            f"--{option} needs the folder benchmarks/ of the repository: run this in a clone, after"
+            " pip install -e ."
+        )
+    sys.path.insert(0, str(root))
+    return importlib.import_module("benchmarks.suite")
 
 
-def _numbers(option: str, text: str) -> list[int]:
-    words = [word for word in text.split(",") if word]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise UserError(f"{option} takes whole numbers from 1 on, separated by commas: {text!r}")
-    return sorted({int(word) for word in words})
+def _with_pairs(settings: Config, number: int) -> Config:
+    """Return the configuration with so many pairs an image, and none drawn beyond them."""
+    name = settings.pairs.name
+    if PAIR_SAMPLERS.lookup(name).options.get("num_pairs", ("",))[0] != "int":
+        raise UserError(
+            f"pairs.name={name} cannot draw a given number of pairs; take"
+            " --config.pairs.name=uniform or edge_guided"
+        )
+    pairs = {key: value for key, value in settings.pairs.options.items() if key != "padded_to"}
+    return dataclasses.replace(settings, pairs=Choice(name, **{**pairs, "num_pairs": number}))
+
+
+def _calls(variants: list[Config]) -> dict[str, timing.Call]:
+    """Return what is timed, by name."""
+    import numpy as np
+
+    from reldepth_jax.training.state import new_state
+
+    settings = variants[0]
+    batch = scenes(settings)
+    scores = np.random.default_rng(1).standard_normal(batch["mask"].shape, np.float32)
+    calls = {}
+    for each in variants:
+        pairs = f", {each.pairs.options['num_pairs']} pairs" if len(variants) > 1 else ""
+        # A state each: the step takes over the memory of the one it is given.
+        calls[f"step{pairs}"] = step(each, new_state(each)[1], batch)
+        calls[f"loss{pairs}"] = loss(each, scores, batch)
+    image, state = batch["image"][:1], new_state(settings)[1]
+    calls["forward, one image"] = timing.Call(functools.partial(forward(settings, state), image))
+    return calls
+
+
+def scenes(settings: Config) -> "dict[str, np.ndarray]":
+    """Return a batch of embedded scenes, with what the pair sampler needs of them."""
+    import numpy as np
+
+    sampler = PAIR_SAMPLERS.create(settings.pairs.name, **settings.pairs.options)
+    instances = "instances" in getattr(sampler, "needs", ())
+    source = SOURCES.create(
+        "synthetic", split="train", size=settings.data.crop, instances=instances
+    )
+    # Not the pipeline: its threads would go on rendering during the measurement.
+    samples = [source[index] for index in range(settings.data.batch_size)]
+    return {key: np.stack([each[key] for each in samples]) for key in samples[0]}
+
+
+def step(settings: Config, state: "TrainState", batch: "Mapping[str, np.ndarray]") -> timing.Call:
+    """Return the training step, compiled when first called; it returns its loss."""
+    import jax
+
+    from reldepth_jax.training.step import step_function
+
+    function = step_function(settings)
+    on_device: Any = jax.device_put(dict(batch))
+
+    def run() -> jax.Array:
+        nonlocal state
+        state, metrics = function(state, on_device)
+        return metrics["loss"]
+
+    return timing.Call(run, jax.block_until_ready)
+
+
+def forward(
+    settings: Config, state: "TrainState", *, fast: bool = False
+) -> "Callable[[np.ndarray], np.ndarray]":
+    """Return images, uint8 (b, h, w, 3) -> scores, both on the host."""
+    import numpy as np
+
+    from reldepth_jax.data.images.preprocessing import Preprocessing
+    from reldepth_jax.inference.networks import Model
+
+    model = Model(settings.model, state.params, state.stats, Preprocessing(), {}, fast)
+    return lambda images: np.asarray(model(images))
+
+
+def loss(settings: Config, scores: "np.ndarray", batch: "Mapping[str, np.ndarray]") -> timing.Call:
+    """Return what draws pairs and gives loss and gradient by the scores."""
+    import jax
+
+    function = LOSSES.create(settings.loss.name, **settings.loss.options)
+    sampler = PAIR_SAMPLERS.create(settings.pairs.name, **settings.pairs.options)
+    on_device, scores_there = jax.device_put((dict(batch), scores))
+
+    @jax.jit
+    def compute(number: jax.Array, scores: jax.Array, batch: "Batch") -> tuple[jax.Array, ...]:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        return number + 1, *jax.value_and_grad(function)(scores, batch, sampler(key, batch))
+
+    # Each call waits for the one before, as steps do.
+    number = jax.numpy.zeros((), jax.numpy.int32)
+
+    def run() -> tuple[jax.Array, ...]:
+        nonlocal number
+        number, value, gradient = compute(number, scores_there, on_device)
+        return value, gradient
+
+    return timing.Call(run, jax.block_until_ready)

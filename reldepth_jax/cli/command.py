@@ -67,6 +67,16 @@ def checkpoint(text: str) -> int | Literal["best"]:
     return "best" if text == "best" else int(text)
 
 
+def numbers(text: str) -> list[int]:
+    """Return what an option such as `--pairs 100,1000` lists, sorted."""
+    words = [word for word in text.split(",") if word]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(
+            f"takes whole numbers from 1 on, separated by commas; got {text!r}"
+        )
+    return sorted({int(word) for word in words})
+
+
 class Progress(Protocol):
     """Updates a progress bar; `what` replaces its title."""
 

@@ -8,11 +8,10 @@ fish:  reldepth completion fish > ~/.config/fish/completions/reldepth.fish   onc
 """
 
 import argparse
-import pathlib
 
-import reldepth_jax
 from reldepth_jax.cli import command
 from reldepth_jax.cli import main as reldepth
+from reldepth_jax.config import loading
 
 SHELLS = ("bash", "zsh", "fish")
 FOLDERS = ("workdir", "output", "data_dir", "manual_dir", "root", "runs")
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     options, _ = command.parse(parser(), argv)
     import shtab
 
-    names = " ".join(_names())
+    names = " ".join(loading.files())
     complete = {
         "config": {
             **dict.fromkeys(("bash", "zsh"), "_reldepth_configs"),
@@ -69,10 +68,3 @@ def main(argv: list[str] | None = None) -> int:
                 setattr(action, "complete", complete[action.dest])  # noqa: B010
     print(shtab.complete(whole, options.shell))
     return 0
-
-
-def _names() -> list[str]:
-    package = pathlib.Path(reldepth_jax.__file__).parent
-    shipped = package / "configs"
-    folder = shipped if shipped.is_dir() else package.parent / "configs"
-    return sorted(path.stem for path in folder.glob("*.py"))

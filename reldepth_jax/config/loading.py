@@ -39,6 +39,15 @@ def load(name: str) -> Config:
     return config
 
 
+def files() -> dict[str, pathlib.Path]:
+    """Return the configuration files that a name stands for, by name."""
+    package = pathlib.Path(__file__).parent.parent
+    # A wheel has them inside the package, a clone beside it.
+    shipped = package / "configs"
+    folders = (shipped if shipped.is_dir() else package.parent / "configs", pathlib.Path("configs"))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.py"))}
+
+
 def find(name: str) -> pathlib.Path:
     """Return the file of a configuration `name` or `name:variant`, given by path or by name.
 
@@ -48,10 +57,7 @@ def find(name: str) -> pathlib.Path:
     name = name.partition(":")[0]
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
-    package = pathlib.Path(__file__).parent.parent
-    shipped = package / "configs"
-    folders = [pathlib.Path("configs"), shipped if shipped.is_dir() else package.parent / "configs"]
-    by_name = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.py")}
+    by_name = files()
     if name in by_name:
         return by_name[name]
     known = sorted([*by_name, *map(str, pathlib.Path(name).parent.glob("*.py"))])

@@ -1,10 +1,8 @@
 """The benchmark: that it times in turn, compares the same computation, and tells all of it."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
-import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -20,14 +18,16 @@ from benchmarks import (
     kernels,
     ours,
     peer_torch,
+    preparing,
     processes,
     reading,
     report,
-    timing,
+    suite,
     torch_calls,
     workload,
 )
-from benchmarks.timing import Call, Seconds, interleave, ratios, spread
+from reldepth_jax.cli import benchmark, timing
+from reldepth_jax.cli.timing import Call, Seconds, interleave, ratios, spread
 from reldepth_jax.config import Config, ConfigError
 from reldepth_jax.data.images.resampling import resample
 from reldepth_jax.errors import UserError
@@ -37,13 +37,6 @@ from reldepth_jax.training.state import TrainState
 from reldepth_jax.types import Pairs
 from reldepth_jax.weights import arrays
 from tests.references.numpy_losses import ranking_of_maps
-
-SCRIPT = pathlib.Path(__file__).parents[2] / "scripts/benchmark.py"
-SPEC = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-assert SPEC is not None
-assert SPEC.loader is not None
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
 
 CPU = torch.device("cpu")
 PEER = torch_calls.Torch(gpu=False)
@@ -159,7 +152,7 @@ def test_the_network_is_the_same(weights: dict[str, np.ndarray], monkeypatch: py
     expected = PEER.forward(settings, weights, False)(images)
     assert expected.shape == (2, 64, 64)
     assert expected.std() > 0.1
-    got = ours.forward(settings)(images)
+    got = ours.forward(settings, ours.new_state(settings))(images)
     np.testing.assert_allclose(got, expected, atol=2e-5 * np.abs(expected).max())
 
 
@@ -261,7 +254,7 @@ def outcome(told: dict[str, Any]) -> dict[str, Any]:
 def forward_by_peer(weights: dict[str, np.ndarray]) -> Any:
     """Return what stands in for `ours.forward`; the fast one is wrong by a half."""
 
-    def forward(settings: Config, *, fast: bool = False) -> ours.Forward:
+    def forward(settings: Config, state: object, *, fast: bool = False) -> ours.Forward:
         function = PEER.forward(settings, weights, False)
         return lambda images: function(images) * np.float32(0.5 if fast else 1)
 
@@ -283,20 +276,20 @@ def test_all_parts_are_told_in_table_and_json(
     monkeypatch.setattr(torch_calls.shutil, "which", lambda name: None)
     monkeypatch.setattr(processes, "_child", lambda context, told, caches: outcome(told))
     monkeypatch.setattr(timing, "WINDOW", 0.01)
+    monkeypatch.setattr(preparing, "WORKERS", {"this process": 0})
     monkeypatch.setattr(reading, "PHOTO", (48, 64))
     monkeypatch.setattr(reading, "LARGE", (96, 128))
     path = tmp_path / "new" / "benchmark.json"
     arguments = ["--against", "torch", "--encoder", "resnet18", "--size", "32", "--batch", "2",
                  "--rounds", "2", "--quick", "--pairs", "10,30", "--json", path]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-    assert script.main() == 0
+    assert benchmark.main([*map(str, arguments)]) == 0
     out = capsys.readouterr().out
     found = json.loads(path.read_text())
-    assert list(found["parts"]) == list(script.PARTS)
+    assert list(found["parts"]) == list(suite.PARTS)
     assert found["machine"]["torch"] == torch.__version__
     assert found["machine"]["cpu"]
     programs = {name: {row["who"] for row in part["rows"]} for name, part in found["parts"].items()}
-    for name in set(script.PARTS) - {"input", "checkpoint", "kernels"}:
+    for name in set(suite.PARTS) - {"input", "prepare", "checkpoint", "kernels"}:
         assert {"ours", "torch"} <= programs[name], name
     assert programs["input"] == {"folder", "shards"}
     assert programs["checkpoint"] == {"ours", "torch.save"}
@@ -400,14 +393,13 @@ def test_a_process_of_its_own_tells_what_it_took(tmp_path: pathlib.Path):
         (("--encoder", "resnet51"), "--encoder: 'resnet51' is not one of resnet18"),
         (("--size", 100), "--size must be a multiple of 32, got 100"),
         (("--rounds", 0), "--rounds must be at least 1, got 0"),
-        (("--batch", "4,x"), "--batch takes whole numbers from 1 on"),
-        (("--pairs", "0"), "--pairs takes whole numbers from 1 on"),
+        (("--batch", "4,x"), "--batch: takes whole numbers from 1 on"),
+        (("--pairs", "0"), "--pairs: takes whole numbers from 1 on"),
         (("--agianst", "torch"), "--against"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
 ):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
     with pytest.raises((UserError, ConfigError), match=message):
-        script.main()
+        benchmark.main([*map(str, arguments)])

@@ -12,6 +12,7 @@ MOST = 1000
 """Repetitions in a window."""
 
 K = TypeVar("K", bound=Hashable)
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
 
 
 class Call(NamedTuple):
@@ -46,6 +47,15 @@ def spread(values: Sequence[float]) -> Spread:
 def ratios(first: Sequence[float], second: Sequence[float]) -> Spread:
     """Return the spread of first / second, round by round."""
     return spread([a / b if b else math.inf for a, b in zip(first, second, strict=True)])
+
+
+def shown(values: Sequence[float], unit: str = "s") -> str:
+    """Return median and range as text; seconds as s, ms or us."""
+    found = spread(values)
+    if unit == "s":
+        unit = next((u for u in UNITS if found.median * UNITS[u] >= 1), "us")
+        found = Spread(*(value * UNITS[unit] for value in found))
+    return f"{found.median:.4g} {unit} ({found.low:.4g}–{found.high:.4g})"
 
 
 def interleave(
