@@ -30,6 +30,7 @@ from reldepth_jax.samplers.uniform import UniformPairs
 from reldepth_jax.training import optimizer
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training import step as step_module
+from reldepth_jax.training.distributed.devices import Devices
 from reldepth_jax.training.state import new_state
 from reldepth_jax.training.step import make_train_step
 
@@ -42,11 +43,13 @@ BASE = Config(
         prefetch=1,
     ),
     model=ModelConfig(encoder=Choice("strides"), decoder_width=4, init="he"),
-    pairs=Choice("uniform", num_pairs=50),
+    pairs=Choice("uniform", num_pairs=50, padded_to=60),
     optim=OptimConfig(name="adamw", learning_rate=1e-3),
     train=TrainConfig(steps=2, eval_every=1, eval_images=2, checkpoint_every=2, keep=1),
 )
-ARMS = {"ranking": BASE, "l1": dataclasses.replace(BASE, loss=Choice("mae"))}
+FEW = Choice("uniform", num_pairs=5, padded_to=60)
+# Two arms of one compiled step.
+ARMS = {"many": BASE, "few": dataclasses.replace(BASE, pairs=FEW)}
 
 
 def a_grid(arms: Mapping[str, Config] = ARMS, seeds: tuple[int, ...] = (0, 1)) -> Grid:
@@ -69,6 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, li
             return 143
         return real(config, folder, *rest)  # pyright: ignore[reportArgumentType]: as given
 
+    step_module._compiled.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_run, "train", train)
         assert run.train(a_grid(), workdir, quiet) == 143
@@ -79,7 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, li
 
 def test_a_stopped_grid_goes_on_with_the_run_it_was_at(finished: tuple[pathlib.Path, list[str]]):
     assert finished[1] == [
-        "ranking seed_0", "l1 seed_0", "ranking seed_1", "ranking seed_1", "l1 seed_1",
+        "many seed_0", "few seed_0", "many seed_1", "many seed_1", "few seed_1",
     ]  # fmt: skip
 
 
@@ -94,10 +98,10 @@ def test_results_hold_numbers_configurations_curves_and_pictures(
     assert (workdir / "results.md").read_text() == text
     assert facts["seeds"] == [0, 1]
     assert facts["seconds"] == 61
-    assert facts["configurations"]["clean"]["l1"]["loss"]["name"] == "mae"
+    assert facts["configurations"]["clean"]["few"]["pairs"]["num_pairs"] == 5
     judged = facts["results"]["scenes"]["clean"]
     assert judged["images"] == 3
-    assert judged["difference_to"] == "ranking"
+    assert judged["difference_to"] == "many"
     for arm, group in judged["groups"].items():
         rates = [experiment_result(workdir, arm, seed, grid) for seed in grid.seeds]
         assert group["whdr"]["rates"] == pytest.approx(rates, abs=1e-12)
@@ -139,9 +143,9 @@ def test_arms_of_a_seed_begin_with_the_same_weights_and_seeds_do_not():
     for _, arm, seed, config in a_grid().runs():
         _, state = new_state(config)
         first[arm, seed] = jax.tree.leaves(state.params)
-    for one, other in zip(first["ranking", 0], first["l1", 0], strict=True):
+    for one, other in zip(first["many", 0], first["few", 0], strict=True):
         np.testing.assert_array_equal(one, other)
-    assert any((a != b).any() for a, b in zip(first["l1", 0], first["l1", 1], strict=True))
+    assert any((a != b).any() for a, b in zip(first["few", 0], first["few", 1], strict=True))
 
 
 def test_a_mistake_in_the_last_arm_is_told_before_the_first_run(tmp_path: pathlib.Path):
@@ -188,20 +192,22 @@ def test_the_shipped_grids_load_and_differ_in_one_thing(variant: str):
             assert other != first
 
 
-def test_budgets_of_pairs_share_one_compiled_step():
+def test_budgets_of_pairs_share_one_compiled_step(finished: tuple[pathlib.Path, list[str]]):
+    """Over all runs of the grid, and here."""
     rng = np.random.default_rng(0)
     batch: Any = {
         "image": rng.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8),
         "depth": rng.uniform(1, 9, (2, 32, 64)).astype(np.float32),
         "mask": np.ones((2, 32, 64), bool),
     }
-    step_module._compiled.cache_clear()
+    devices = Devices(2, 1)
     losses = {}
     for budget in (5, 40):
         pairs = Choice("uniform", num_pairs=budget, padded_to=60)
         config = dataclasses.replace(BASE, pairs=pairs)
         step = step_module.step_function(config)
-        losses[budget] = float(step(new_state(config)[1], batch)[1]["loss"])
+        state = devices.replicate(new_state(config)[1])
+        losses[budget] = float(step(state, devices.shard(batch))[1]["loss"])
     assert step_module._compiled.cache_info().misses == 1
     model, state = new_state(BASE)
     for budget, loss in losses.items():
@@ -213,5 +219,7 @@ def test_budgets_of_pairs_share_one_compiled_step():
             seed=0,
             sigma=0.02,
         )
-        assert float(jax.jit(step)(state, batch)[1]["loss"]) == pytest.approx(loss, rel=1e-5)
+        # The loss alone: its gradient need not be compiled.
+        expected = jax.jit(lambda *inputs, step=step: step(*inputs)[1]["loss"])(state, batch)
+        assert float(expected) == pytest.approx(loss, rel=1e-5)
     assert losses[5] != pytest.approx(losses[40], rel=1e-3)

@@ -1,5 +1,6 @@
 """WKDR and metric errors of NYUDv2 against loops written from the official script's rules."""
 
+import functools
 import math
 import pathlib
 
@@ -43,6 +44,7 @@ def enlarge(score: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([np.interp(columns, np.arange(len(r)), r) for r in tall])
 
 
+@functools.cache
 def read_list(root: pathlib.Path, part: str) -> list[list[tuple[int, int, int, int, int]]]:
     """The pairs of each image, by hand: rows and columns from 0, relation."""
     lines = (root / f"data/{nyu_pairs.LISTS[part]}.csv").read_text().splitlines()[1:]
@@ -57,6 +59,7 @@ def read_list(root: pathlib.Path, part: str) -> list[list[tuple[int, int, int, i
     return images
 
 
+@functools.cache
 def maps_of(part: str) -> list[np.ndarray]:
     """The full-size score of every image of a part, by the rules of the script."""
     maps = []
