@@ -12,7 +12,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.registry import did_you_mean
 
 COMMANDS = (
-    "train", "predict", "evaluate", "compare", "convert", "models", "check-data", "prepare",
+    "train", "train-until-done", "predict", "evaluate", "compare", "convert", "models", "check-data", "prepare",
     "inspect", "benchmark", "ablate", "launch", "train-until-done", "completion",
 )  # fmt: skip
 """Each is a module of this folder with `parser()` and `main(argv)`; the first line of its docstring

@@ -1,4 +1,4 @@
-"""Train, and start again whenever training ended before it was finished.
+"""Train, and start again until training is finished.
 
 For containers and machines on which nothing else restarts what was killed. Takes the options of
 `train`:
