@@ -2,11 +2,11 @@
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 
-from reldepth_jax.config import Config, ModelConfig
+from reldepth_jax.config import Choice, Config, ModelConfig
 from reldepth_jax.run_dir.saved_config import RunError
 from reldepth_jax.weights import arrays, convert, file
 from reldepth_jax.weights.arrays import Arrays, Part
@@ -79,7 +79,12 @@ def _differences(theirs: ModelConfig, ours: ModelConfig, part: Part) -> list[str
     if part == "encoder":
         names = {"encoder", "normalisation"}
     return [
-        f"model.{name} is {getattr(theirs, name)!r} there and {getattr(ours, name)!r} here"
+        f"model.{name} is {_text(getattr(theirs, name))} there and"
+        f" {_text(getattr(ours, name))} here"
         for name in sorted(names)
         if getattr(theirs, name) != getattr(ours, name)
     ]
+
+
+def _text(value: Any) -> str:
+    return repr(value.name if isinstance(value, Choice) and not value.options else value)

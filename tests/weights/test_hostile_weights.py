@@ -363,7 +363,7 @@ def test_code_by_unusual_instructions_is_refused(
 def test_a_whole_network_is_refused_with_its_class(tmp_path: pathlib.Path):
     content = saved(torch.nn.DataParallel(Network()))
     assert "refers to torch.nn.parallel.data_parallel.DataParallel" in refusal(tmp_path, content)
-    assert "refers to tests.test_hostile_weights.Network" in refusal(tmp_path, saved(Network()))
+    assert f"refers to {__name__}.Network" in refusal(tmp_path, saved(Network()))
 
 
 def test_what_other_code_of_the_process_allows_is_refused_all_the_same(canary: Canary):
