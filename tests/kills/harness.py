@@ -391,8 +391,6 @@ def _draw(draw: random.Random, hits: collections.Counter[str], saved: int | None
     phases = set(PHASES)
     if saved is None:
         phases -= {"restore"}
-    if (saved or 0) < STEPS // 2:
-        phases -= {"final"}
     if (saved or 0) > STEPS - 3 * INTERVAL:
         phases -= {"step", "save", "commit", "retain", "evaluation"}
         if min(hits[phase] for phase in phases) > min(hits[phase] for phase in PHASES):
