@@ -17,13 +17,10 @@ So it is in the release, and so the true depth itself gets less than 1 where a k
 Deviations from the release: only pairs of valid pixels count; an image whose ground truth has no
 contour is NaN, not 0, and left out of the mean; predictions are not raised to 1e-6.
 
-Axes: h height, w width, m images. Units: depth in any; F1 in [0, 1], larger is better. Sign: both
+Axes: h height, w width. Units: depth in any; F1 in [0, 1], larger is better. Sign: both
 maps grow with distance; infinite depth is sky, a contour beside anything finite. All in NumPy and
 float64.
 """
-
-import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -72,37 +69,3 @@ def _neighbours(
     """Return the pairs that may be farther right, left, below, above: (nearer, farther) of each."""
     left, right, above, below = depth[:, :-1], depth[:, 1:], depth[:-1], depth[1:]
     return [(left, right), (right, left), (above, below), (below, above)]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class BoundaryF1:
-    """Boundary F1 of each image; `merge` appends images."""
-
-    values: Float64[np.ndarray, "m"]
-    """NaN where the ground truth has no contour."""
-
-    @classmethod
-    def of_image(
-        cls,
-        prediction: Float[np.ndarray, "h w"],
-        depth: Float[np.ndarray, "h w"],
-        mask: Bool[np.ndarray, "h w"],
-    ) -> "BoundaryF1":
-        """Judge one image; see `boundary_f1`."""
-        return cls(np.array([boundary_f1(prediction, depth, mask)]))
-
-    @classmethod
-    def merge(cls, parts: "Sequence[BoundaryF1]") -> "BoundaryF1":
-        """Append images in the order given: however they were split, the result is the same."""
-        return cls(np.concatenate([np.zeros(0), *(part.values for part in parts)]))
-
-    @property
-    def undefined(self) -> int:
-        """How many images have ground truth without a contour."""
-        return int(np.isnan(self.values).sum())
-
-    @property
-    def mean(self) -> float:
-        """Mean over the images that have one; NaN if none has."""
-        defined = self.values[~np.isnan(self.values)]
-        return float(defined.mean()) if defined.size else float("nan")

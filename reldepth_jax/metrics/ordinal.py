@@ -203,17 +203,16 @@ def bootstrap_interval(
     wrong: Float[np.ndarray, "m"],
     total: Int[np.ndarray, "m"],
     *,
-    level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the pooled rate when the images are drawn again.
+    """95 % percentile interval of the pooled rate when the images are drawn again.
 
     (NaN, NaN) for fewer than two images: their spread is unknown. Images without pairs count as
     images; a resample without any pair is left out.
     """
     rates = _resampled_rates([wrong], total, samples, seed)[0]
-    return _percentiles(rates, level)
+    return _percentiles(rates)
 
 
 class PairedDifference(NamedTuple):
@@ -230,7 +229,6 @@ def paired_bootstrap(
     one: ErrorCounts,
     other: ErrorCounts,
     *,
-    level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
 ) -> PairedDifference:
@@ -242,7 +240,7 @@ def paired_bootstrap(
         raise ValueError("paired_bootstrap: the two models were not counted on the same pairs")
     value = one.rate - other.rate
     first, second = _resampled_rates([one.wrong, other.wrong], one.total, samples, seed)
-    low, high = _percentiles(first - second, level)
+    low, high = _percentiles(first - second)
     if np.isnan(low):
         return PairedDifference(value, low, high, float("nan"))
     opposite = float(np.mean(np.sign(first - second) != np.sign(value)))
@@ -267,8 +265,8 @@ def _resampled_rates(
     return list(sums[:-1] / sums[-1])
 
 
-def _percentiles(values: Float[np.ndarray, "samples"], level: float) -> tuple[float, float]:
+def _percentiles(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
     if not len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low), float(high)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reldepth_jax.metrics.boundary import BoundaryF1, boundary_f1
+from reldepth_jax.metrics.boundary import boundary_f1
 
 STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
@@ -196,35 +196,3 @@ def test_one_row_and_one_column():
     assert boundary_f1(row, row, everywhere(row)) == pytest.approx(1 / 2)
     column = np.ascontiguousarray(row.T)
     assert boundary_f1(column, column, everywhere(column)) == pytest.approx(1 / 2)
-
-
-def test_mean_leaves_undefined_images_out_but_counts_them():
-    depth, flat = square(), np.ones((4, 4))
-    parts = [
-        BoundaryF1.of_image(depth, depth, everywhere(depth)),
-        BoundaryF1.of_image(flat, flat, everywhere(flat)),
-        BoundaryF1.of_image(1 / depth, depth, everywhere(depth)),
-    ]
-    merged = BoundaryF1.merge(parts)
-    np.testing.assert_allclose(merged.values, [1, math.nan, 0])
-    assert merged.mean == pytest.approx(1 / 2)
-    assert (len(merged.values), merged.undefined) == (3, 1)
-    for nothing in (BoundaryF1.merge([]), parts[1]):
-        assert math.isnan(nothing.mean)
-
-
-def test_any_split_into_parts_gives_the_same_bits():
-    parts = [BoundaryF1.of_image(*scene(seed, 9, 13)) for seed in range(9)]
-    parts.insert(3, BoundaryF1.of_image(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2), bool)))
-    whole = BoundaryF1.merge(parts)
-    rng = np.random.default_rng(9)
-    for _ in range(20):
-        cuts = [0, *sorted(rng.integers(0, len(parts) + 1, rng.integers(0, 5))), len(parts)]
-        merged = BoundaryF1.merge(
-            [
-                BoundaryF1.merge(parts[start:stop])
-                for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
-            ]
-        )
-        assert merged.values.tobytes() == whole.values.tobytes()
-        assert (merged.mean, merged.undefined) == (whole.mean, 1)

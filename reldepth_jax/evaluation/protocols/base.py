@@ -6,7 +6,7 @@ returns a `Protocol`. Its keyword arguments are options, set with `--config.data
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -28,7 +28,6 @@ Progress = Callable[[int, int], None]
 Counts = Mapping[str, ErrorCounts]
 """By variant or measure."""
 Picture = UInt8[np.ndarray, "h w 3"]
-State = TypeVar("State")
 
 PICTURES = 6
 
@@ -43,12 +42,39 @@ class Judged(NamedTuple):
     caption: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One published way to judge a network on one data set."""
+
+    title: str
+    """Data set and split."""
+    dataset: str
+    """Name of its data source (`registry.SOURCES`), whose layout the folder has."""
+    images: int | None
+    """How many images the published numbers are of; None: not known exactly."""
+    measures: Sequence[str]
+    """Columns, with their units. Lower is better unless the name says otherwise."""
+    published: Sequence[Row]
+    citation: str
+    """Where the published numbers are from."""
+    judge: "Callable[[Request], Report]"
+
+    def __call__(
+        self, predict: Predict, data_dir: str, *, num_images: int, progress: Progress
+    ) -> Report:
+        """Judge on the first `num_images` (0: all) of the data set in `data_dir`.
+
+        Raises DataError or UnreadableFile for a data set that cannot be used.
+        """
+        return self.judge(Request(self, predict, data_dir, num_images, progress))
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One network on a data set, or on its first images."""
+    """One network on the data set of a protocol, or on its first images."""
 
+    protocol: Protocol
     predict: Predict
-    dataset: str
     data_dir: str
     num_images: int
     """0: all."""
@@ -56,7 +82,8 @@ class Request:
 
     def source(self, split: str = "test", **options: Any) -> Any:
         """Return a split of the data set, whose images keep their sizes."""
-        return SOURCES.create(self.dataset, split=split, size=(0, 0), root=self.data_dir, **options)
+        dataset = self.protocol.dataset
+        return SOURCES.create(dataset, split=split, size=(0, 0), root=self.data_dir, **options)
 
     def count(self, source: Any) -> int:
         """Return how many images of a source are used."""
@@ -79,59 +106,37 @@ class Request:
         sheet = pictures.contact_sheet(rows, ["image", "prediction"], captions) if rows else None
         return states, sheet
 
-
-class Outcome(NamedTuple):
-    """What a protocol found."""
-
-    images: int
-    size: str
-    """How much was judged, in words."""
-    rows: Sequence[Row]
-    """The main variant first, then its deviations, then the location rule."""
-    notes: Sequence[str]
-    """What a reader must know: the protocol in words, samples left out."""
-    picture: Picture | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """One published way to judge a network on one data set."""
-
-    title: str
-    """Data set and split."""
-    dataset: str
-    """Name of its data source (`registry.SOURCES`), whose layout the folder has."""
-    images: int | None
-    """How many images the published numbers are of; None: not known exactly."""
-    measures: Sequence[str]
-    """Columns, with their units. Lower is better unless the name says otherwise."""
-    published: Sequence[Row]
-    citation: str
-    """Where the published numbers are from."""
-    judge: Callable[[Request], Outcome]
-
-    def __call__(
-        self, predict: Predict, data_dir: str, *, num_images: int, progress: Progress
+    def report(
+        self, images: int, size: str, rows: Sequence[Row], notes: list[str], picture: Picture | None
     ) -> Report:
-        """Judge on the first `num_images` (0: all) of the data set in `data_dir`.
+        """Return what was found.
 
-        Raises DataError or UnreadableFile for a data set that cannot be used.
+        Args:
+          images: how many were judged.
+          size: how much was judged, in words.
+          rows: the main variant first, then its deviations, then the location rule.
+          notes: what a reader must know: the protocol in words, samples left out.
         """
-        outcome = self.judge(Request(predict, self.dataset, data_dir, num_images, progress))
-        notes = list(outcome.notes)
-        if self.images not in (None, outcome.images):
-            notes.append(
-                f"Not comparable with published numbers: those are of {self.images} images."
-            )
+        declared = self.protocol
+        if declared.images not in (None, images):
+            notes = [
+                *notes,
+                f"Not comparable with published numbers: those are of {declared.images} images.",
+            ]
         return Report(
-            title=f"{self.title}: {outcome.size}",
-            measures=[m for m in self.measures if any(m in row.values for row in outcome.rows)],
-            rows=outcome.rows,
-            published=self.published,
-            source=self.citation,
+            title=f"{declared.title}: {size}",
+            measures=[m for m in declared.measures if any(m in row.values for row in rows)],
+            rows=rows,
+            published=declared.published,
+            source=declared.citation,
             notes=notes,
-            picture=outcome.picture,
+            picture=picture,
         )
+
+
+def published(measure: str, values: Mapping[str, float]) -> list[Row]:
+    """Return rows of published numbers of one measure, by method."""
+    return [Row(method, {measure: value}) for method, value in values.items()]
 
 
 def merge_counts(parts: Sequence[Counts], keys: Sequence[str]) -> dict[str, ErrorCounts]:

@@ -6,15 +6,8 @@ authors' code does. A tie is wrong. Sign: score grows with distance.
 """
 
 from reldepth_jax.evaluation.judged_pairs import annotated_pairs
-from reldepth_jax.evaluation.protocols.base import (
-    Judged,
-    Outcome,
-    Protocol,
-    Request,
-    merge_counts,
-    rule_error,
-)
-from reldepth_jax.evaluation.protocols.report import Estimate, Row
+from reldepth_jax.evaluation.protocols import base
+from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_aligned_corners
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.metrics.ordinal import RULE, ErrorCounts
@@ -35,31 +28,31 @@ PUBLISHED = {
 
 
 @PROTOCOLS.register("da2k")
-def da2k() -> Protocol:
+def da2k() -> base.Protocol:
     """Return the protocol of DA-2K."""
-    return Protocol(
+    return base.Protocol(
         title="DA-2K",
         dataset="da2k",
         images=None,
         measures=(MEASURE,),
-        published=[Row(name, {MEASURE: value}) for name, value in PUBLISHED.items()],
+        published=base.published(MEASURE, PUBLISHED),
         citation="Yang et al., Depth Anything V2, 2024",
         judge=_judge,
     )
 
 
-def _judge(request: Request) -> Outcome:
-    def judge(sample: Sample) -> Judged:
+def _judge(request: base.Request) -> Report:
+    def judge(sample: Sample) -> base.Judged:
         labelled = annotated_pairs(sample)
         score = scale_aligned_corners(request.predict(sample["image"]), sample["mask"].shape)
         difference = ordinal.difference(score, labelled.pairs)
         error = ordinal.strict_error(difference, labelled.relation)
-        counts = {"all": error, RULE: rule_error(sample, labelled)}
-        return Judged(counts, score, f"{error.rate:.0%} wrong")
+        counts = {"all": error, RULE: base.rule_error(sample, labelled)}
+        return base.Judged(counts, score, f"{error.rate:.0%} wrong")
 
     source = request.source()
     parts, picture = request.judge(source, judge)
-    counts = merge_counts(parts, ["all", RULE])
+    counts = base.merge_counts(parts, ["all", RULE])
     used = request.count(source)
     scenes = [source.scene(index) for index in range(used)]
     rows = [Row("all scenes", {MEASURE: _accuracy(counts["all"])})]
@@ -68,13 +61,9 @@ def _judge(request: Request) -> Outcome:
         part = ErrorCounts(counts["all"].wrong[chosen], counts["all"].total[chosen])
         rows.append(Row(f"  {scene}", {MEASURE: _accuracy(part)}))
     rows.append(Row(RULE, {MEASURE: _accuracy(counts[RULE])}, "the location rule"))
-    return Outcome(
-        used,
-        f"{used} images, {int(counts['all'].total.sum())} pairs",
-        rows,
-        ["Pooled over pairs; intervals are over images."],
-        picture,
-    )
+    size = f"{used} images, {int(counts['all'].total.sum())} pairs"
+    notes = ["Pooled over pairs; intervals are over images."]
+    return request.report(used, size, rows, notes, picture)
 
 
 def _accuracy(counts: ErrorCounts) -> Estimate:

@@ -16,15 +16,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from reldepth_jax.evaluation.judged_pairs import LabelledPairs, annotated_pairs
-from reldepth_jax.evaluation.protocols.base import (
-    Judged,
-    Outcome,
-    Protocol,
-    Request,
-    merge_counts,
-    rule_error,
-)
-from reldepth_jax.evaluation.protocols.report import Estimate, Row
+from reldepth_jax.evaluation.protocols import base
+from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_half_pixel, scale_torch7
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.metrics.ordinal import RULE, ErrorCounts, PixelPairs
@@ -90,22 +83,22 @@ MEASURE = "WHDR %"
 
 
 @PROTOCOLS.register("diw")
-def diw() -> Protocol:
+def diw() -> base.Protocol:
     """Return the protocol of DIW: WHDR in every variant."""
-    return Protocol(
+    return base.Protocol(
         title="DIW, test",
         dataset="diw",
         images=74_441,
         measures=(MEASURE,),
-        published=[Row(name, {MEASURE: value}) for name, value in PUBLISHED.items()],
+        published=base.published(MEASURE, PUBLISHED),
         citation="Xian et al., CVPR 2018, Table 4; Ranftl et al., TPAMI, Table 11; MiDaS README;"
         " Yucel et al., arXiv 2105.12053",
         judge=_judge,
     )
 
 
-def _judge(request: Request) -> Outcome:
-    def judge(sample: Sample) -> Judged:
+def _judge(request: base.Request) -> Report:
+    def judge(sample: Sample) -> base.Judged:
         labelled = annotated_pairs(sample)
         score = request.predict(sample["image"])
         maps: dict[Resize, Float64[np.ndarray, "h w"]] = {
@@ -115,13 +108,13 @@ def _judge(request: Request) -> Outcome:
             name: _count(variant, maps[variant.resize], labelled)
             for name, variant in VARIANTS.items()
         }
-        counts[RULE] = rule_error(sample, labelled)
+        counts[RULE] = base.rule_error(sample, labelled)
         caption = "wrong" if counts["official"].wrong.any() else "right"
-        return Judged(counts, maps[scale_torch7], caption)
+        return base.Judged(counts, maps[scale_torch7], caption)
 
     source = request.source()
     parts, picture = request.judge(source, judge)
-    counts = merge_counts(parts, [*VARIANTS, RULE])
+    counts = base.merge_counts(parts, [*VARIANTS, RULE])
     used = request.count(source)
     notes = [f"{used} images with one pair each; intervals are over images."]
     if source.rejected:
@@ -136,7 +129,7 @@ def _judge(request: Request) -> Outcome:
         Row(name, {MEASURE: Estimate.percent(counts[name])}, note)
         for name, note in explanations.items()
     ]
-    return Outcome(used, f"{used} pairs", rows, notes, picture)
+    return request.report(used, f"{used} pairs", rows, notes, picture)
 
 
 def _count(

@@ -23,15 +23,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int8, UInt8
 
 from reldepth_jax.evaluation.judged_pairs import annotated_pairs
-from reldepth_jax.evaluation.protocols.base import (
-    Judged,
-    Outcome,
-    Picture,
-    Predict,
-    Protocol,
-    Request,
-)
-from reldepth_jax.evaluation.protocols.report import Estimate, Row
+from reldepth_jax.evaluation.protocols import base
+from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_torch7
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.metrics.alignment import NYU_MEAN, NYU_STD, align_mean_std
@@ -85,12 +78,12 @@ class Pairs(NamedTuple):
 
 
 @PROTOCOLS.register("nyu")
-def nyu() -> Protocol:
+def nyu() -> base.Protocol:
     """Return the protocol of NYUDv2's pairs: WKDR by the official rule and two others.
 
     With depth files beside the test images also the metric errors of Table 6.
     """
-    return Protocol(
+    return base.Protocol(
         title="NYUDv2 pairs, test",
         dataset="nyu_pairs",
         images=654,
@@ -101,7 +94,7 @@ def nyu() -> Protocol:
     )
 
 
-def _judge(request: Request) -> Outcome:
+def _judge(request: base.Request) -> Report:
     """Fit tau on the validation images, judge on the test images."""
     validation, test = request.source("val"), request.source("test", depth=True)
     total = request.count(validation) + request.count(test)
@@ -143,11 +136,11 @@ def _judge(request: Request) -> Outcome:
     if rejected:
         notes.append(f"{rejected} lines of the csv files were left out.")
     size = f"{used} images, {int(judged.counts.sum())} pairs"
-    return Outcome(used, size, rows, notes, picture)
+    return request.report(used, size, rows, notes, picture)
 
 
 def full_map(
-    predict: Predict, image: UInt8[np.ndarray, "h w 3"], margin: int
+    predict: base.Predict, image: UInt8[np.ndarray, "h w 3"], margin: int
 ) -> Float64[np.ndarray, "h w"]:
     """Return the score at the size of the image, predicted without its margin (0: whole)."""
     if not margin:
@@ -194,11 +187,11 @@ def _row(name: str, pairs: Pairs, tau: float, *, per_image: bool, note: str) -> 
 
 
 def _predicted(
-    request: Request, source: Any, *, margin: int
-) -> tuple[Pairs, Pairs, DepthErrors, Picture | None]:
+    request: base.Request, source: Any, *, margin: int
+) -> tuple[Pairs, Pairs, DepthErrors, base.Picture | None]:
     """Return pairs of the model and of the rule, metric errors and the sheet of one split."""
 
-    def judge(sample: Sample) -> Judged:
+    def judge(sample: Sample) -> base.Judged:
         pairs, relation = annotated_pairs(sample)
         score = full_map(request.predict, sample["image"], margin)
         rule = location_rule(*score.shape) / score.shape[0]
@@ -209,7 +202,7 @@ def _predicted(
             "counts": np.array([len(relation)]),
         }
         errors = _metric_errors(score, sample) if sample["mask"].any() else None
-        return Judged((arrays, errors), score)
+        return base.Judged((arrays, errors), score)
 
     none = {"model": np.zeros(0), "rule": np.zeros(0), "relation": np.zeros(0, np.int8)}
     none["counts"] = np.zeros(0, np.int64)

@@ -21,14 +21,14 @@ import numpy as np
 from jaxtyping import Float
 
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.evaluation.protocols.base import Judged, Outcome, Protocol, Request
-from reldepth_jax.evaluation.protocols.report import Estimate, Row
+from reldepth_jax.evaluation.protocols import base
+from reldepth_jax.evaluation.protocols.report import Estimate, Report, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_half_pixel
 from reldepth_jax.metrics.alignment import align_inverse_depth
-from reldepth_jax.metrics.boundary import BoundaryF1
+from reldepth_jax.metrics.boundary import boundary_f1
 from reldepth_jax.metrics.depth import DepthErrors
 from reldepth_jax.metrics.ordinal import RULE, bootstrap_interval, location_rule
-from reldepth_jax.metrics.processes import merge_over_processes
+from reldepth_jax.metrics.processes import gather, merge_over_processes
 from reldepth_jax.registry import PROTOCOLS
 from reldepth_jax.types import Sample, with_polarity
 
@@ -66,7 +66,7 @@ def zero_shot(
     measure: str,
     published: Sequence[float],
     **options: Any,
-) -> Protocol:
+) -> base.Protocol:
     """Return the protocol on one data set.
 
     Args:
@@ -76,22 +76,20 @@ def zero_shot(
       options: of `_judge`.
     """
     boundary = (BOUNDARY,) if options.get("boundaries") else ()
-    return Protocol(
+    return base.Protocol(
         title=title,
         dataset=dataset,
         images=images,
         measures=(BAD, *COLUMNS, *ACCURACY, *boundary),
-        published=[
-            Row(name, {measure: value}) for name, value in zip(METHODS, published, strict=True)
-        ],
+        published=base.published(measure, dict(zip(METHODS, published, strict=True))),
         citation="Ranftl et al., TPAMI, Table 11; MiDaS README",
         judge=functools.partial(_judge, cap=cap, **options),
     )
 
 
 def _judge(
-    request: Request, *, cap: float, boundaries: bool = False, optional_list: str = ""
-) -> Outcome:
+    request: base.Request, *, cap: float, boundaries: bool = False, optional_list: str = ""
+) -> Report:
     """Judge on the test split.
 
     Args:
@@ -101,7 +99,7 @@ def _judge(
     listing = os.path.join(request.data_dir, optional_list)
     source = request.source(**{"list": listing} if os.path.isfile(listing) else {})
 
-    def judge(sample: Sample) -> Judged:
+    def judge(sample: Sample) -> base.Judged:
         score = scale_half_pixel(request.predict(sample["image"]), sample["mask"].shape)
         within = sample["mask"] & (sample["depth"] <= cap)
 
@@ -111,9 +109,9 @@ def _judge(
 
         model, rule = (aligned(each) for each in (score, location_rule(*score.shape)))
         errors = [DepthErrors.of_image(each, sample["depth"], within) for each in (model, rule)]
-        edges = [BoundaryF1.of_image(model, sample["depth"], within)] * boundaries
+        edge = boundary_f1(model, sample["depth"], within) if boundaries else np.nan
         caption = f"abs rel {errors[0].compute('image')['abs_rel']:.3f}"
-        return Judged((*errors, edges), score, caption)
+        return base.Judged((*errors, edge), score, caption)
 
     states, picture = request.judge(source, judge)
     errors, rule_errors = (
@@ -127,10 +125,13 @@ def _judge(
         " ground truth, intervals over images."
     ]
     if boundaries:
-        judged = merge_over_processes(BoundaryF1, [each for *_, edges in states for each in edges])
-        some = judged.values[np.isfinite(judged.values)]
-        interval = bootstrap_interval(some, np.ones(len(some), np.int64))
-        values[BOUNDARY] = Estimate(judged.mean, *interval)
+        parts = gather({"f1": np.array([edge for *_, edge in states], np.float64)})
+        f1 = np.concatenate([part["f1"] for part in parts])
+        # NaN: no contour in the ground truth.
+        f1 = f1[~np.isnan(f1)]
+        mean = float(f1.mean()) if f1.size else np.nan
+        interval = bootstrap_interval(f1, np.ones(len(f1), np.int64))
+        values[BOUNDARY] = Estimate(mean, *interval)
         notes.append(
             "Boundary F1 as Depth Pro's code computes it, on the aligned maps within the cap."
         )
@@ -143,7 +144,7 @@ def _judge(
         Row(RULE, _values(rule_errors), "the location rule, aligned the same way"),
     ]
     used = request.count(source)
-    return Outcome(used, f"{used} images", rows, notes, picture)
+    return request.report(used, f"{used} images", rows, notes, picture)
 
 
 def _values(errors: DepthErrors) -> dict[str, Estimate]:
@@ -158,7 +159,7 @@ def _values(errors: DepthErrors) -> dict[str, Estimate]:
 
 
 @PROTOCOLS.register("kitti", either_sign=True)
-def kitti() -> Protocol:
+def kitti() -> base.Protocol:
     """Return the protocol of KITTI, for the images that `list.txt` in the folder names.
 
     MiDaS's 161 images have improved ground truth of the validation part and are in the Eigen test
@@ -169,28 +170,28 @@ def kitti() -> Protocol:
 
 
 @PROTOCOLS.register("eth3d", either_sign=True)
-def eth3d() -> Protocol:
+def eth3d() -> base.Protocol:
     """Return the protocol of ETH3D."""
     published = (0.221, 0.186, 0.155, 0.1344, 0.1155, 0.0888)
     return zero_shot("ETH3D", "eth3d", 454, 72.0, "abs rel", published)
 
 
 @PROTOCOLS.register("sintel", either_sign=True)
-def sintel() -> Protocol:
+def sintel() -> base.Protocol:
     """Return the protocol of MPI Sintel, final pass."""
     published = (0.440, 0.422, 0.330, 0.3370, 0.3285, 0.2697)
     return zero_shot("Sintel", "sintel", 1064, 72.0, "abs rel", published, boundaries=True)
 
 
 @PROTOCOLS.register("tum", either_sign=True)
-def tum() -> Protocol:
+def tum() -> base.Protocol:
     """Return the protocol of TUM RGB-D, dynamic scenes."""
     published = (30.16, 25.02, 17.00, 14.53, 12.51, 9.97)
     return zero_shot("TUM", "tum", 1815, 10.0, BAD, published)
 
 
 @PROTOCOLS.register("nyu_depth", either_sign=True)
-def nyu_depth() -> Protocol:
+def nyu_depth() -> base.Protocol:
     """Return the protocol of the depth maps of NYUDv2, in-filled: their edges are not exact."""
     published = (28.33, 27.00, 15.73, 13.43, 8.71, 8.32)
     return zero_shot("NYUDv2 depth", "nyu_depth_v2", 654, 10.0, BAD, published)

@@ -16,7 +16,7 @@ from tests.evaluation.test_run_evaluation import Slope
 PROTOCOL = '''
 """WHDR on random pairs of ETH3D, made up."""
 
-from reldepth_jax.evaluation.protocols.base import Judged, Outcome, Protocol, merge_counts
+from reldepth_jax.evaluation.protocols.base import Judged, Protocol, merge_counts, published
 from reldepth_jax.evaluation.protocols.report import Estimate, Row
 from reldepth_jax.evaluation.protocols.resizing import scale_half_pixel
 from reldepth_jax.metrics import ordinal
@@ -47,14 +47,14 @@ def eth3d_pairs(*, pairs: int = 50) -> Protocol:
         counts = merge_counts(parts, ["random pairs", ordinal.RULE])
         rows = [Row(name, {"WHDR %": Estimate.percent(each)}) for name, each in counts.items()]
         size = f"{request.count(source)} images, {pairs} pairs each"
-        return Outcome(request.count(source), size, rows, [], picture)
+        return request.report(request.count(source), size, rows, [], picture)
 
     return Protocol(
         title="ETH3D pairs",
         dataset="eth3d",
         images=454,
         measures=("WHDR %",),
-        published=[Row("a coin", {"WHDR %": 50.0})],
+        published=published("WHDR %", {"a coin": 50.0}),
         citation="nowhere",
         judge=judge,
     )

@@ -9,9 +9,11 @@ import pytest
 
 from reldepth_jax.evaluation.protocols.report import Estimate, Report
 from reldepth_jax.evaluation.protocols.zero_shot import BAD, BOUNDARY
+from reldepth_jax.metrics.boundary import boundary_f1
 from reldepth_jax.metrics.ordinal import RULE
 from reldepth_jax.registry import PROTOCOLS
 from tests.fixtures import da2k, eth3d, kitti, nyu_depth_v2, sintel, tum
+from tests.fixtures.scenes import scene
 
 
 def predict(image: np.ndarray) -> np.ndarray:
@@ -182,3 +184,23 @@ def test_a_prediction_that_is_not_finite_shows(tmp_path: pathlib.Path):
     assert np.isnan(value(report, 0, "abs rel"))
     assert not np.isnan(value(report, 0, BAD))
     assert any("not finite" in note for note in report.notes)
+
+
+def test_boundaries_are_averaged_over_the_images_that_have_some(tmp_path: pathlib.Path):
+    """A network that says the true inverse depth, but where the first image has no edge."""
+    sintel.write(tmp_path)
+    (first, *_) = sorted(tmp_path.rglob("*.dpt"))
+    sintel.write_dpt(first, np.full((48, 64), 5.0, np.float32))
+    truths = {scene(number)[0].tobytes(): sintel.depth_of(number) for number in range(4)}
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        return -1 / truths[image.tobytes()]
+
+    report = run("sintel", tmp_path, predict)
+    masks = [sintel.depth_of(number) <= 72 for number in range(1, 4)]
+    expected = [
+        boundary_f1(sintel.depth_of(number), sintel.depth_of(number), mask)
+        for number, mask in enumerate(masks, 1)
+    ]
+    assert 0 < np.mean(expected) <= 1
+    assert value(report, 0, BOUNDARY) == pytest.approx(np.mean(expected), rel=1e-6)
