@@ -1,4 +1,4 @@
-"""Measure the speed of training and prediction on this machine.
+"""Measure speed on this machine, or beside PyTorch.
 
 reldepth benchmark
 reldepth benchmark --config ranking_resnet50 --pairs 100,1000,3000,10000 --json speed.json

@@ -1,4 +1,4 @@
-r"""Evaluate a network on held-out images, or as published.
+r"""Evaluate a network on held-out images or as published.
 
 reldepth evaluate --workdir runs/ranking
 reldepth evaluate --workdir runs/ranking \

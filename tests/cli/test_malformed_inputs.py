@@ -1,9 +1,9 @@
 """Malformed inputs: what each command prints, and its exit code; `docs/bad_input.md` is the table.
 
 Every case plants one fault in a small data set or a folder of photographs and runs the command of a
-user: the script's own `main` below `cli.run`, on the data as it is. Only the network is replaced:
-`train.py` reads every training and validation sample as its pipeline does and stops before the
-first step, `evaluate.py` and `predict.py` get a run whose network scores everything 0. The cases of
+user: its own `main` below `cli.command.run`, on the data as it is. Only the network is replaced:
+`train` reads every training and validation sample as its pipeline does and stops before the
+first step, `evaluate` and `predict` get a run whose network scores everything 0. The cases of
 `REAL` run once more as processes, with nothing replaced.
 
 The numbers (D1, D2, …) are those of a list of faults in data that the project keeps. What has no
@@ -13,7 +13,7 @@ shards does (docs/preparing_data.md).
 D23, outputs that would replace a file: two cases only, tests/inference/test_files.py has the rest.
 D26, files that change or vanish during a run: that depends on the moment; reading says the same as
 for D1 and D3.
-D28, the same picture in training and validation: scripts/check_data.py compares, training does not;
+D28, the same picture in training and validation: `reldepth check-data` compares, training does not;
 here only ranges of a folder that overlap.
 D30, random mutants: tests/data/images/test_io.py.
 """
@@ -21,7 +21,7 @@ D30, random mutants: tests/data/images/test_io.py.
 import contextlib
 import dataclasses
 import functools
-import importlib.util
+import importlib
 import io as memory
 import json
 import os
@@ -33,7 +33,6 @@ import stat
 import struct
 import subprocess
 import sys
-import types
 import warnings
 import zipfile
 import zlib
@@ -88,12 +87,12 @@ Plant = Callable[[pathlib.Path], object]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
     id: str
-    script: str
+    name: str
     data: str
     """Which data set is written, "photos" for none."""
     plant: Plant
     arguments: tuple[str, ...]
-    """Of the script; {data}, {run}, {out} stand for folders."""
+    """Of the command; {data}, {run}, {out} stand for folders."""
     code: int
     says: str
     """Regular expression for what is printed. What its group `library` matches is left out of the
@@ -103,14 +102,14 @@ class Case:
     lines: int = 1
     """Lines on stderr; 0 where nothing is wrong."""
     outputs: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    """Height and width of what `predict.py` writes, by name."""
+    """Height and width of what `predict` writes, by name."""
 
     short: str
     """Arguments as they stand in the table."""
 
     @property
     def command(self) -> str:
-        return f"{self.script}.py {self.short}"
+        return f"{self.name} {self.short}"
 
     def match(self, text: str) -> re.Match[str] | None:
         pattern = self.says
@@ -361,7 +360,7 @@ def train(
         if option in options or option.partition("=")[0] not in given:
             source.append(f"--config.data.source.{option}")
     return Case(
-        id=id, script="train", data=data, plant=plant, code=code, says=says, names=names,
+        id=id, name="train", data=data, plant=plant, code=code, says=says, names=names,
         arguments=("--config", str(ROOT / "configs/smoke.py"), "--workdir", "{run}", *source),
         lines=1 if code else 0, short=" ".join((data, *options)).replace("{data}", "…"),
     )  # fmt: skip
@@ -370,16 +369,16 @@ def train(
 def evaluate(id: str, data: str, plant: Plant, names: str, says: str, *, code: int = 2) -> Case:
     name = PROTOCOL.get(data, data)
     return Case(
-        id=id, script="evaluate", data=data, plant=plant, code=code, says=says, names=names,
+        id=id, name="evaluate", data=data, plant=plant, code=code, says=says, names=names,
         arguments=("--workdir", "{run}", "--dataset", name, "--data-dir", "{data}"),
         lines=1 if code else 0, short=f"--dataset {name}",
     )  # fmt: skip
 
 
 def listed(id: str, content: str, names: str, says: str) -> Case:
-    """A list of KITTI, read by `evaluate.py` as a source."""
+    """A list of KITTI, read by `evaluate` as a source."""
     return Case(
-        id=id, script="evaluate", data="kitti", plant=put("list.txt", content.encode()),
+        id=id, name="evaluate", data="kitti", plant=put("list.txt", content.encode()),
         code=2, says=says, names=names, short="…source.name=kitti …source.list=list.txt",
         arguments=(
             "--workdir", "{run}", "--config.data.source.name=kitti",
@@ -400,7 +399,7 @@ def predict(
     outputs: Mapping[str, tuple[int, int]] = {},
 ) -> Case:
     return Case(
-        id=id, script="predict", data="photos", plant=plant, code=code, says=says, names=names,
+        id=id, name="predict", data="photos", plant=plant, code=code, says=says, names=names,
         arguments=("--workdir", "{run}", "--output", "{out}", *inputs),
         lines=(1 if code else 0) if lines is None else lines, outputs=outputs,
         short=" ".join(word.replace("{data}", "photos/") for word in inputs).replace("//", "/"),
@@ -411,7 +410,7 @@ def prepare(
     id: str, data: str, plant: Plant, names: str, says: str, *options: str, code: int = 2
 ) -> Case:
     return Case(
-        id=id, script="prepare_data", data=data, plant=plant, code=code, says=says, names=names,
+        id=id, name="prepare", data=data, plant=plant, code=code, says=says, names=names,
         arguments=(
             data, "--manual-dir", "{data}", "--data-dir", "{out}", "--workers", "0", *options
         ),
@@ -843,13 +842,13 @@ CASES = [
 ]  # fmt: skip
 
 REAL = [
-    "D16 image without map: train.py redweb",
-    "D18 relation =: train.py diw",
-    "D22 pipe as .mat: evaluate.py --dataset nyu_depth",
-    "D3 TIFF with a damaged header: predict.py photos/",
-    "D21 control characters in the name of a bad file: predict.py photos/",
-    "D21 -x.jpg taken for an option: predict.py -x.jpg a.jpg",
-    "D17 too few fields: prepare_data.py diw --partial",
+    "D16 image without map: train redweb",
+    "D18 relation =: train diw",
+    "D22 pipe as .mat: evaluate --dataset nyu_depth",
+    "D3 TIFF with a damaged header: predict photos/",
+    "D21 control characters in the name of a bad file: predict photos/",
+    "D21 -x.jpg taken for an option: predict -x.jpg a.jpg",
+    "D17 too few fields: prepare diw --partial",
 ]
 
 
@@ -862,21 +861,21 @@ BY_NAME = {name_of(case): case for case in CASES}
 HEADER = """\
 # Bad input
 
-What the scripts say to input that is damaged, incomplete or not what it seems, and their exit code:
-one line on stderr that names the file, and the line of a list, and nothing half-written. For
-`predict.py` that is one line for each photograph that fails; the others are predicted.
+What the commands of `reldepth` print for input that is damaged, incomplete or not what it seems,
+and their exit code: one line on stderr that names the file, and the line of a list. Nothing is left
+half-written. `predict` prints one line for each photograph that fails, and predicts the others.
 
 Exit codes: 0, it works (some rare kinds of files look damaged and are not); 1, some photographs
-could not be predicted; 2, nothing was begun or the work was stopped.
+could not be predicted; 2, nothing was started, or the work was stopped.
 
 `…` stands for the folder in which a case was tried, `[words of the library]` for what Pillow, h5py
-and others say, which differs between their versions. `train.py NAME …` is short for `train.py
---config configs/smoke.py --config.data.source.name=NAME --config.data.source.root=…/data`, the rest
-for further `--config.data.source.…`; `evaluate.py --dataset NAME` for `--workdir … --data-dir
-…/data` with it; `prepare_data.py NAME` for `--manual-dir …/data --data-dir …/out` with it. D1, D2,
-… number the kinds of faults.
+and others say, which differs between their versions. `train NAME …` is short for `reldepth train
+--config smoke --config.data.source.name=NAME --config.data.source.root=…/data`, the rest for
+further `--config.data.source.…`; `evaluate --dataset NAME` for `--workdir … --data-dir …/data` with
+it; `prepare NAME` for `--manual-dir …/data --data-dir …/out` with it. D1, D2, … number the kinds of
+faults.
 
-What `train.py` says of one sample is the line for a validation image. Of unreadable training images
+What `train` prints is the line for a validation image. Of unreadable training images
 up to `data.max_unreadable` (1 %, at least 10) are tolerated: named once in `bad_samples.jsonl`,
 counted, and in the batch without ground truth; more end training with exit code 3, its state saved,
 and the first three of these lines.
@@ -903,16 +902,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pathl
         return folder / name
 
     return original
-
-
-@functools.cache
-def script(name: str) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"scripts/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def read_all(settings: config.Config, workdir: pathlib.Path, console: object) -> int:
@@ -961,7 +950,7 @@ def listing(folder: pathlib.Path) -> Listing:
 
 
 def planted(case: Case, originals: Callable[[str], pathlib.Path], place: pathlib.Path) -> list[str]:
-    """Write the data with its fault to `place`/data; return the arguments of the script."""
+    """Write the data with its fault to `place`/data; return the arguments of the command."""
     folders = {name: str(place / name) for name in ("data", "run", "out")}
     shutil.copytree(originals(case.data), place / "data")
     case.plant(place / "data")
@@ -969,7 +958,7 @@ def planted(case: Case, originals: Callable[[str], pathlib.Path], place: pathlib
 
 
 class Outcome(NamedTuple):
-    """What a script left; the temporary folder is written as `…`."""
+    """What a command left; the temporary folder is written as `…`."""
 
     code: int
     out: str
@@ -995,7 +984,7 @@ def check(case: Case, got: Outcome, place: pathlib.Path, data: Listing, run: Lis
         assert listing(place / "run") == run
     written = {path for path, (mode, _) in listing(place / "out").items() if stat.S_ISREG(mode)}
     expected = {f"{name}{end}" for name in case.outputs for end in (".png", "_color.png")}
-    if case.script == "predict" and got.code < 2:
+    if case.name == "predict" and got.code < 2:
         expected |= {"predictions.json"}
         for name, (height, width) in case.outputs.items():
             with Image.open(place / "out" / f"{name}.png") as image:
@@ -1013,7 +1002,7 @@ def row(case: Case, got: Outcome) -> str:
     elif "library" in match.groupdict():
         text = text[: match.start("library")] + LIBRARY + text[match.end("library") :]
     lines = [f"`` {line} ``" for line in text.splitlines()]
-    if case.script == "train" and not got.code:
+    if case.name == "train" and not got.code:
         lines = ["nothing of it; training goes on"]
     cells = [case.id, f"`{case.command}`", str(got.code), "<br>".join(lines)]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
@@ -1029,7 +1018,7 @@ def test_cases_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_fault_is_told_in_one_line(
+def test_a_fault_is_one_line(
     name: str,
     originals: Callable[[str], pathlib.Path],
     tmp_path: pathlib.Path,
@@ -1039,13 +1028,13 @@ def test_fault_is_told_in_one_line(
     case = BY_NAME[name]
     monkeypatch.setattr(training_run, "train", read_all)
     monkeypatch.setattr(networks, "from_run", untrained)
-    monkeypatch.setattr(sys, "argv", [case.script, *planted(case, originals, tmp_path)])
+    main = importlib.import_module(f"reldepth_jax.cli.{case.name}").main
+    arguments = planted(case, originals, tmp_path)
     monkeypatch.chdir(tmp_path / "data")
-    if case.script != "train":
+    if case.name != "train":
         (tmp_path / "run").mkdir()
         save_config(tmp_path / "run", SMOKE)
     before = listing(tmp_path / "data"), listing(tmp_path / "run")
-    module = script(case.script)
     capfd.readouterr()
     with warnings.catch_warnings(), time_limit():
         # As outside of tests, where a warning is one more line on stderr; `data.io` sets the rest.
@@ -1053,7 +1042,7 @@ def test_fault_is_told_in_one_line(
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         with pytest.raises(SystemExit) as stop:
-            command.run(module.main)
+            command.run(lambda: main(arguments))
     assert isinstance(stop.value.code, int)
     out, err = (text.replace(str(tmp_path), "…") for text in capfd.readouterr())
     got = Outcome(stop.value.code, out, err)
@@ -1107,12 +1096,12 @@ def processes(
     trained: pathlib.Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], futures.Future]]:
-    """Start the real scripts, two at a time; return what gives the outcome of a case."""
+    """Start the real commands, two at a time; return what gives the outcome of a case."""
 
     def run(case: Case, arguments: list[str], place: pathlib.Path) -> tuple[Any, ...]:
         before = listing(place / "data"), listing(place / "run")
         done = subprocess.run(
-            [sys.executable, str(ROOT / f"scripts/{case.script}.py"), *arguments],
+            [sys.executable, "-m", "reldepth_jax", case.name, *arguments],
             capture_output=True, text=True, timeout=120, check=False, cwd=place / "data",
         )  # fmt: skip
         out, err = (text.replace(str(place), "…") for text in (done.stdout, done.stderr))
@@ -1123,14 +1112,14 @@ def processes(
         for name in REAL:
             case, place = BY_NAME[name], tmp_path_factory.mktemp("real")
             arguments = planted(case, originals, place)
-            if case.script != "train":
+            if case.name != "train":
                 shutil.copytree(trained, place / "run")
             started[name] = pool.submit(run, case, arguments, place)
         yield started.__getitem__
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_the_script_itself_says_the_same(name: str, processes: Callable[[str], futures.Future]):
+def test_a_process_of_its_own_says_the_same(name: str, processes: Callable[[str], futures.Future]):
     got, *where = processes(name).result()
     check(BY_NAME[name], got, *where)
     if name in ROWS:

@@ -1,5 +1,11 @@
-"""The scripts as a person runs them: train, interrupt, continue, evaluate, predict, compare."""
+"""The commands as a person runs them: train, interrupt, continue, evaluate, predict, compare.
 
+Most run in this process; one run of each kind, and what depends on a process, is one of its own.
+"""
+
+import contextlib
+import importlib
+import io
 import json
 import os
 import pathlib
@@ -15,25 +21,41 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reldepth_jax.cli import command
+from reldepth_jax.cli import main as reldepth
 from tests.fixtures import diw, nyu_pairs
 
-SMOKE = ["scripts/train.py", "--config", "configs/smoke.py"]
+SMOKE = ["train", "--config", "smoke"]
+TRAIN = [sys.executable, "scripts/train.py", "--config", "configs/smoke.py"]
 
 
-def script(*arguments: object, code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess:
+def run(*words: object, code: int = 0) -> tuple[str, str]:
+    """Run a command in this process; return what it prints and what it says on stderr."""
+    name, *arguments = map(str, words)
+    main = importlib.import_module(f"reldepth_jax.cli.{name}").main
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with pytest.raises(SystemExit) as stop:
+            command.run(lambda: main(arguments))
+    assert stop.value.code == code, out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def process(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own."""
     result = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        capture_output=True, text=True, timeout=timeout, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert result.returncode == code, result.stdout + result.stderr
     return result
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("runs") / "smoke"
-    result = script(*SMOKE, "--workdir", workdir)
-    assert "validation WHDR" in result.stdout
+    out, _ = run(*SMOKE, "--workdir", workdir)
+    assert "validation WHDR" in out
     return workdir
 
 
@@ -42,57 +64,55 @@ def records(workdir: pathlib.Path, group: str) -> list[dict[str, float]]:
     return [line for line in lines if line["group"] == group]
 
 
-def test_training_writes_config_records_pictures_and_a_checkpoint(run: pathlib.Path):
-    assert json.loads((run / "config.json").read_text())["train"]["steps"] == 8
-    assert {"loss", "whdr", "images_per_second"} <= set(records(run, "train")[0])
-    assert {"whdr", "rule_whdr", "same_row"} <= set(records(run, "val")[0])
-    assert [r["step"] for r in records(run, "val")] == [0, 8]
-    assert (run / "pictures/00000008.png").exists()
-    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+def test_training_writes_config_records_pictures_and_a_checkpoint(smoke: pathlib.Path):
+    assert json.loads((smoke / "config.json").read_text())["train"]["steps"] == 8
+    assert {"loss", "whdr", "images_per_second"} <= set(records(smoke, "train")[0])
+    assert {"whdr", "rule_whdr", "same_row"} <= set(records(smoke, "val")[0])
+    assert [r["step"] for r in records(smoke, "val")] == [0, 8]
+    assert (smoke / "pictures/00000008.png").exists()
+    kept = sorted(path.name for path in (smoke / "checkpoints").iterdir())
     assert kept == ["00000004", "00000004.json", "00000008", "00000008.json"]
-    events = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+    events = map(json.loads, (smoke / "history.jsonl").read_text().splitlines())
     assert [event["event"] for event in events] == ["start", "saved", "saved", "finished"]
-    assert list((run / "tensorboard").iterdir())
+    assert list((smoke / "tensorboard").iterdir())
 
 
-def test_a_finished_run_says_so_and_keeps_its_weights(run: pathlib.Path):
-    result = script(*SMOKE, "--workdir", run)
-    assert "continuing at step 8" in result.stdout
-    assert "0 steps" in result.stdout
+def test_a_finished_run_says_so_and_keeps_its_weights(smoke: pathlib.Path):
+    out, _ = run(*SMOKE, "--workdir", smoke)
+    assert "continuing at step 8" in out
+    assert "0 steps" in out
 
 
-def test_evaluate_prints_a_table_and_writes_json_and_picture(run: pathlib.Path):
-    result = script("scripts/evaluate.py", "--workdir", run)
-    assert "lower is nearer" in result.stdout
-    assert "WKDR" in result.stdout
-    report = json.loads((run / "eval/test.json").read_text())
+def test_evaluate_prints_a_table_and_writes_json_and_picture(smoke: pathlib.Path):
+    out = process("scripts/evaluate.py", "--workdir", smoke).stdout
+    assert "lower is nearer" in out
+    assert "WKDR" in out
+    report = json.loads((smoke / "eval/test.json").read_text())
     assert report["protocol"]["images"] == 4
     assert 0 < report["model"]["whdr"]["rate"] < 1
     assert len(report["model"]["whdr"]["wrong"]) == 4
-    with Image.open(run / "eval/test.png") as sheet:
+    with Image.open(smoke / "eval/test.png") as sheet:
         assert sheet.width >= 3 * 192
 
 
 @pytest.mark.parametrize(("name", "fixture"), [("diw", diw), ("nyu", nyu_pairs)])
 def test_evaluate_by_a_published_protocol(
-    run: pathlib.Path, tmp_path: pathlib.Path, name: str, fixture: ModuleType
+    smoke: pathlib.Path, tmp_path: pathlib.Path, name: str, fixture: ModuleType
 ):
     fixture.write(tmp_path)
-    result = script(
-        "scripts/evaluate.py", "--workdir", run, "--dataset", name, "--data-dir", tmp_path
-    )
-    assert "official" in result.stdout
-    assert "lower is nearer" in result.stdout
-    assert "Xian 2018" in result.stdout
-    assert "Not comparable with published numbers" in result.stdout
-    report = json.loads((run / f"eval/{name}.json").read_text())
+    out, _ = run("evaluate", "--workdir", smoke, "--dataset", name, "--data-dir", tmp_path)
+    assert "official" in out
+    assert "lower is nearer" in out
+    assert "Xian 2018" in out
+    assert "Not comparable with published numbers" in out
+    report = json.loads((smoke / f"eval/{name}.json").read_text())
     assert report["ours"][0]["name"] == "official"
     assert report["run"]["step"] == 8
     assert report["run"]["fast"] is False
-    assert (run / f"eval/{name}.png").exists()
+    assert (smoke / f"eval/{name}.png").exists()
 
 
-def test_predict_keeps_sizes_and_reports_bad_files(run: pathlib.Path, tmp_path: pathlib.Path):
+def test_predict_keeps_sizes_and_reports_bad_files(smoke: pathlib.Path, tmp_path: pathlib.Path):
     photos = tmp_path / "photos"
     photos.mkdir()
     picture = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
@@ -106,8 +126,8 @@ def test_predict_keeps_sizes_and_reports_bad_files(run: pathlib.Path, tmp_path: 
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "text.jpg").write_text("no picture")
     out = tmp_path / "out"
-    result = script(
-        "scripts/predict.py", photos, "--workdir", run, "--output", out, "--npy", code=1
+    result = process(
+        "scripts/predict.py", photos, "--workdir", smoke, "--output", out, "--npy", code=1
     )
     assert len(result.stderr.strip().splitlines()) == 2
     assert "cut.jpg" in result.stderr
@@ -127,28 +147,26 @@ def test_predict_keeps_sizes_and_reports_bad_files(run: pathlib.Path, tmp_path: 
     assert len(listed) == 4
 
 
-def test_compare_shows_both_runs_on_the_same_images(run: pathlib.Path, tmp_path: pathlib.Path):
-    mae = tmp_path / "mae"
-    script(*SMOKE, "--workdir", mae, "--config.loss.name=mae")
-    out = tmp_path / "compare"
-    result = script("scripts/compare.py", mae, run, "--output", out)
-    assert "Errors in percent" in result.stdout
-    assert (out / "compare.png").exists()
-    text = (out / "compare.md").read_text()
-    assert "| mae" in text
+def test_compare_shows_both_runs_on_the_same_images(smoke: pathlib.Path, tmp_path: pathlib.Path):
+    other, output = tmp_path / "other", tmp_path / "compare"
+    run(*SMOKE, "--workdir", other, "--config.train.seed=1", "--config.train.steps=4")
+    out, _ = run("compare", other, smoke, "--output", output)
+    assert "Errors in percent" in out
+    assert (output / "compare.png").exists()
+    text = (output / "compare.md").read_text()
+    assert "| other" in text
     assert "| smoke" in text
     assert "| lower is nearer" in text
-    assert json.loads((out / "compare.json").read_text())
+    steps = json.loads((output / "compare.json").read_text())["steps"]
+    assert steps == {"other": {str(other): 4}, "smoke": {str(smoke): 8}}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_continues_at_its_step(number: signal.Signals, tmp_path: pathlib.Path):
     workdir = tmp_path / "run"
-    long = [*SMOKE, "--workdir", str(workdir), "--config.train.steps=100000"]
+    long = [*TRAIN, "--workdir", str(workdir), "--config.train.steps=100000"]
     long += ["--config.train.log_every=1", "--config.train.eval_every=1000"]
-    process = subprocess.Popen(
-        [sys.executable, *long], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 300
     log = workdir / "metrics.jsonl"
     while not (log.exists() and len(records(workdir, "train")) >= 3):
@@ -166,9 +184,9 @@ def test_an_interrupted_run_continues_at_its_step(number: signal.Signals, tmp_pa
     assert newest == [f"{step:08d}", f"{step:08d}.json"]
 
     more = [f"--config.train.steps={step + 2}", "--config.train.log_every=1"]
-    result = script(*SMOKE, "--workdir", workdir, *more)
-    assert f"continuing at step {step}" in result.stdout
-    assert "2 steps" in result.stdout
+    out, _ = run(*SMOKE, "--workdir", workdir, *more)
+    assert f"continuing at step {step}" in out
+    assert "2 steps" in out
     assert [r["step"] for r in records(workdir, "train")][-3:] == [step, step + 1, step + 2]
 
 
@@ -187,56 +205,61 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_within_two_seconds(name: str, tmp_path: pathlib.Path):
+def test_a_mistake_is_one_line(name: str, tmp_path: pathlib.Path):
     mistake, hint = MISTAKES[name]
-    workdir = tmp_path / "run"
+    out, err = run("train", "--config", "ranking", "--workdir", tmp_path / "run", *mistake, code=2)
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    assert hint in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_is_reported_within_two_seconds(tmp_path: pathlib.Path):
     # User and system time of the child: what the wall clock would show on a machine of its own.
     before = os.times()
-    result = script(
-        "scripts/train.py", "--config", "configs/ranking.py", "--workdir", workdir, *mistake,
-        code=2,
-    )  # fmt: skip
+    mistake, hint = MISTAKES["unknown encoder"]
+    result = process(*TRAIN[1:], "--workdir", tmp_path / "run", *mistake, code=2)
     after = os.times()
     spent = after.children_user - before.children_user
     spent += after.children_system - before.children_system
     assert spent < 2
     assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ")
     assert hint in result.stderr
-    assert not workdir.exists()
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["scripts/train.py", "--config.pairs.num_pairs=0"], "pairs.num_pairs"),
-        (["scripts/train.py", "--config.loss.drop_easiest=1"], "loss.drop_easiest"),
-        (["scripts/train.py", "--config.init_from=nowhere"], "nowhere: no such file"),
+        (["train", "--config.pairs.num_pairs=0"], "pairs.num_pairs"),
+        (["train", "--config.loss.drop_easiest=1"], "loss.drop_easiest"),
+        (["train", "--config.init_from=nowhere"], "nowhere: no such file"),
         (
-            ["scripts/train.py", "--config.data.source.name=folder",
+            ["train", "--config.data.source.name=folder",
              "--config.data.source.root=nowhere"],
             "nowhere",
         ),
-        (["scripts/evaluate.py", "--workdir", "nowhere"], "nowhere: no config.json"),
-        (["scripts/evaluate.py", "--dataset", "diww", "--data-dir", "x"], "Did you mean 'diw'"),
-        (["scripts/evaluate.py", "--dataset", "diw"], "give both"),
+        (["evaluate", "--workdir", "nowhere"], "nowhere: no config.json"),
+        (["evaluate", "--dataset", "diww", "--data-dir", "x"], "Did you mean 'diw'"),
+        (["evaluate", "--dataset", "diw"], "give both"),
         (
-            ["scripts/evaluate.py", "--dataset", "diw", "--data-dir", "x", "--split", "val"],
+            ["evaluate", "--dataset", "diw", "--data-dir", "x", "--split", "val"],
             "--split does not go with --dataset",
         ),
-        (["scripts/predict.py", "x.jpg", "--workdir", "nowhere"], "nowhere: no config.json"),
-        (["scripts/compare.py", "nowhere", "nowhere2"], "nowhere: no config.json"),
+        (["predict", "x.jpg", "--workdir", "nowhere"], "nowhere: no config.json"),
+        (["compare", "nowhere", "nowhere2"], "nowhere: no config.json"),
     ],
     ids=str,
 )  # fmt: skip
 def test_later_mistakes_are_one_line_too(arguments: list[str], hint: str, tmp_path: pathlib.Path):
     workdir = tmp_path / "run"
-    if "train" in arguments[0]:
-        arguments = [*arguments, "--config", "configs/smoke.py", "--workdir", str(workdir)]
-    result = script(*arguments, code=2)
-    assert len(result.stderr.splitlines()) == 1
-    assert hint in result.stderr
+    if arguments[0] == "train":
+        arguments = [*arguments, "--config", "smoke", "--workdir", str(workdir)]
+    _, err = run(*arguments, code=2)
+    assert len(err.splitlines()) == 1
+    assert hint in err
     assert not workdir.exists()
 
 
@@ -250,24 +273,21 @@ def test_no_training_image_that_can_be_read_is_one_line(tmp_path: pathlib.Path):
         np.save(tmp_path / f"data/depth/{name}.npy", rng.uniform(1, 9, (32, 64)))
     photo = tmp_path / "data/rgb/a.jpg"
     photo.write_bytes(photo.read_bytes()[:-100])
-    result = script(
+    _, err = run(
         *SMOKE, "--workdir", tmp_path / "run", "--config.data.source.name=folder",
         f"--config.data.source.root={tmp_path / 'data'}", "--config.data.source.train=0:1",
         "--config.data.source.val=1:2", "--config.data.source.test=2:3", code=3,
     )  # fmt: skip
-    assert result.stderr.startswith("error: 1 of 1 samples cannot be read")
-    assert f"{photo}: " in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert err.startswith("error: 1 of 1 samples cannot be read")
+    assert f"{photo}: " in err
+    assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "compare"])
-def test_help_works_without_jax(name: str):
-    code = (
-        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as end: sys.exit(end.code or ('jax' in sys.modules) * 9)"
-    )
-    assert "--workdir" in script("-c", code, f"scripts/{name}.py").stdout or name == "compare"
+@pytest.mark.parametrize("path", sorted(pathlib.Path("scripts").glob("*.py")), ids=str)
+def test_every_script_is_a_command(path: pathlib.Path):
+    usage = process(path, "--help").stdout.split()
+    assert usage[:2] == ["usage:", "reldepth"]
+    assert usage[2] in reldepth.COMMANDS
 
 
 def test_training_does_not_import_torch_though_it_is_installed():
@@ -275,7 +295,7 @@ def test_training_does_not_import_torch_though_it_is_installed():
         "import sys, reldepth_jax.training.run, importlib.util\n"
         "print('torch' in sys.modules, bool(importlib.util.find_spec('torch')))"
     )
-    assert script("-c", code).stdout.split() == ["False", "True"]
+    assert process("-c", code).stdout.split() == ["False", "True"]
 
 
 def test_what_is_compiled_is_kept_for_the_next_process(tmp_path: pathlib.Path):
