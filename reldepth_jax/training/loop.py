@@ -94,17 +94,17 @@ def fit(
     Raises, after saving, what reading a batch raised, what `poll` returned, and NonFiniteError when
     `max_skipped` steps in a row were skipped, or as many and 1 % of all.
     """
-    settings = config.train
+    train = config.train
     start = int(state.step)
     saved_at, saved_step = time.monotonic(), start
     window: list[Metrics] = []
     window_start = time.monotonic()
     failure: UserError | None = None
-    with _progress(console, start, settings.steps) as show:
-        for step in range(start, settings.steps + 1):
-            last = step == settings.steps
+    with _progress(console, start, train.steps) as show:
+        for step in range(start, train.steps + 1):
+            last = step == train.steps
             validated = False
-            if (last or step % settings.eval_every == 0) and not interrupt and not failure:
+            if (last or step % train.eval_every == 0) and not interrupt and not failure:
                 began = time.monotonic()
                 failpoints.reach("evaluation")
                 # Not where the last step was no step, because another process has stopped it.
@@ -114,7 +114,7 @@ def fit(
                         validated = True
                 window_start += time.monotonic() - began
             minutes = (time.monotonic() - saved_at) / 60
-            due = step % settings.checkpoint_every == 0 or minutes >= settings.checkpoint_minutes
+            due = step % train.checkpoint_every == 0 or minutes >= train.checkpoint_minutes
             if (step > saved_step and (due or validated)) or interrupt or failure or last:
                 if last:
                     failpoints.reach("final")
@@ -136,9 +136,9 @@ def fit(
             interrupt.unsaved = step + 1 - saved_step
             window.append(metrics)
             failure = steps.ended or poll(steps.unreadable)
-            logged = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
+            logged = (step + 1) % train.log_every == 0 or step + 1 == train.steps
             if logged and int(state.step) == step + 1:
-                numbers, not_finite = _summary(window, step + 1, settings)
+                numbers, not_finite = _summary(window, step + 1, train)
                 failure = failure or not_finite
                 images = len(window) * config.data.batch_size
                 numbers["images_per_second"] = images / (time.monotonic() - window_start)
