@@ -33,7 +33,7 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a plug-in lives and what it can be told: option name -> (annotation, default)."""
+    """Where a plug-in is, and its options: name -> (annotation, default)."""
 
     module: str
     options: dict[str, tuple[str, str]]

@@ -7,7 +7,7 @@ pairs weigh by their share, and no easy pair is dropped. Labels: ratio of (dispa
 1 + sigma, sigma = 0.03.
 Axes: b batch, n point pairs. Units: none. Sign: relation +1 means that the first point is farther.
 Deviations from the published code: (1) it draws its own pairs; here they are those of the
-configured sampler, edge-guided or not, and annotated relations stand as they are. (2) Its means run
+configured sampler, edge-guided or not, and annotated relations are kept. (2) Its means run
 over pairs without ground truth, too; here over the valid ones, and over the images that have any.
 (3) Disparity is relative to the nearest valid pixel of the image, whatever the unit of the map.
 (4) A ratio of exactly 1 + sigma is unequal there, equal here. (5) Its masks of consistent optical

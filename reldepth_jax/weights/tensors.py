@@ -1,6 +1,6 @@
-"""Reading tensors from files that nobody vouches for.
+"""Reading tensors from files that may be hostile.
 
-Torch files are pickles, and a pickle is a program. Three things stand between it and this process:
+Torch files are pickles, and a pickle is a program. Three things protect this process:
 `weights.pickles` reads it without running it and refuses what plain weights do not need; what
 passes goes to `torch.load(weights_only=True)`; and torch must be recent enough for that to hold
 (CVE-2025-32434: before 2.6, CVE-2026-24747: before 2.10).
@@ -54,9 +54,9 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
-    """Read safetensors or what `torch.save` wrote of a state dict, told apart by content.
+    """Read safetensors or what `torch.save` wrote of a state dict; the content says which it is.
 
-    Half precision, bfloat16 and double become float32. The dict may stand in others under
+    Half precision, bfloat16 and double become float32. The dict may be in others under
     "state_dict", "model" or "model_state_dict", beside whatever else a checkpoint holds; a prefix
     "module." that all names have is dropped. No code of the file is run.
 

@@ -6,6 +6,7 @@ last stage scaled. Without last convolution, pooling and classifier. As in Tenso
 epsilon 1e-3, momentum 0.99.
 """
 
+import functools
 import math
 
 import jax
@@ -30,29 +31,8 @@ _STAGES = (
 _TAPS = (1, 2, 4, 6)
 
 
-def _conv(
-    channels_in: int, channels_out: int, size: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.Conv:
-    return conv(
-        channels_in, channels_out, size, stride=stride, padding="same", dtype=dtype, rngs=rngs
-    )
-
-
-def _depthwise(channels: int, size: int, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    return conv(
-        channels,
-        channels,
-        size,
-        stride=stride,
-        groups=channels,
-        padding="same",
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def _norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
-    return BatchNorm(channels, epsilon=1e-3, momentum=0.99, rngs=rngs)
+_conv = functools.partial(conv, padding="same")
+_norm = functools.partial(BatchNorm, epsilon=1e-3, momentum=0.99)
 
 
 class DepthwiseSeparable(nnx.Module):
@@ -68,10 +48,11 @@ class DepthwiseSeparable(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        self.conv_dw = _depthwise(channels_in, size, stride, dtype, rngs)
-        self.bn1 = _norm(channels_in, rngs)
-        self.conv_pw = _conv(channels_in, channels_out, 1, 1, dtype, rngs)
-        self.bn2 = _norm(channels_out, rngs)
+        make = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        self.conv_dw = make(channels_in, channels_in, size, stride=stride, groups=channels_in)
+        self.bn1 = _norm(channels_in, rngs=rngs)
+        self.conv_pw = make(channels_in, channels_out, 1)
+        self.bn2 = _norm(channels_out, rngs=rngs)
         self.has_skip = stride == 1 and channels_in == channels_out
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
@@ -90,18 +71,19 @@ class InvertedResidual(nnx.Module):
         channels_out: int,
         size: int,
         stride: int,
-        expansion: int,
         *,
+        expansion: int,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         inner = expansion * channels_in
-        self.conv_pw = _conv(channels_in, inner, 1, 1, dtype, rngs)
-        self.bn1 = _norm(inner, rngs)
-        self.conv_dw = _depthwise(inner, size, stride, dtype, rngs)
-        self.bn2 = _norm(inner, rngs)
-        self.conv_pwl = _conv(inner, channels_out, 1, 1, dtype, rngs)
-        self.bn3 = _norm(channels_out, rngs)
+        make = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        self.conv_pw = make(channels_in, inner, 1)
+        self.bn1 = _norm(inner, rngs=rngs)
+        self.conv_dw = make(inner, inner, size, stride=stride, groups=inner)
+        self.bn2 = _norm(inner, rngs=rngs)
+        self.conv_pwl = make(inner, channels_out, 1)
+        self.bn3 = _norm(channels_out, rngs=rngs)
         self.has_skip = stride == 1 and channels_in == channels_out
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
@@ -123,8 +105,8 @@ class EfficientNetLite(nnx.Module):
     """Whether the gradient recomputes each block instead of keeping its values."""
 
     def __init__(self, width: float, depth: float, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.conv_stem = _conv(3, _STEM, 3, 2, dtype, rngs)
-        self.bn1 = _norm(_STEM, rngs)
+        self.conv_stem = _conv(3, _STEM, 3, stride=2, dtype=dtype, rngs=rngs)
+        self.bn1 = _norm(_STEM, rngs=rngs)
         channels, stages, ends = _STEM, [], []
         for stage, (base, repeats, size, stride, expansion) in enumerate(_STAGES):
             channels_out = _rounded(base * width)
@@ -133,15 +115,12 @@ class EfficientNetLite(nnx.Module):
             blocks = []
             for index in range(repeats):
                 step = stride if index == 0 else 1
-                if expansion == 1:
-                    block = DepthwiseSeparable(
-                        channels, channels_out, size, step, dtype=dtype, rngs=rngs
-                    )
-                else:
-                    block = InvertedResidual(
-                        channels, channels_out, size, step, expansion, dtype=dtype, rngs=rngs
-                    )
-                blocks.append(block)
+                make = (
+                    DepthwiseSeparable
+                    if expansion == 1
+                    else functools.partial(InvertedResidual, expansion=expansion)
+                )
+                blocks.append(make(channels, channels_out, size, step, dtype=dtype, rngs=rngs))
                 channels = channels_out
             stages.append(nnx.List(blocks))
             ends.append(channels)

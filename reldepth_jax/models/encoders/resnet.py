@@ -2,7 +2,7 @@
 
 Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al.,
 "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017. The stride of a
-bottleneck stands on its 3x3 convolution as in torchvision ("v1.5"), not on the first 1x1 as in the
+bottleneck is on its 3x3 convolution as in torchvision ("v1.5"), not on the first 1x1 as in the
 Caffe release that the paper's MatConvNet model descends from: the public weights are torchvision's.
 """
 

@@ -1,4 +1,4 @@
-"""The paper's network, in both readings of where its transitional convolutions stand."""
+"""The paper's network, in both readings of where its transitional convolutions are."""
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.registry import PRESETS
