@@ -1,7 +1,8 @@
 """`reldepth ablate`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.ablate import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main, leave=True)
+    main(["ablate", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`reldepth check-data`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.check_data import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["check-data", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`reldepth compare`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.compare import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["compare", *sys.argv[1:]])

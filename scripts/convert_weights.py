@@ -1,7 +1,8 @@
 """`reldepth convert`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.convert import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["convert", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`reldepth models`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.models import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["models", *sys.argv[1:]])

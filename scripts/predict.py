@@ -1,7 +1,8 @@
 """`reldepth predict`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.predict import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["predict", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`reldepth prepare`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.prepare import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["prepare", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`reldepth train`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.train import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main, leave=True)
+    main(["train", *sys.argv[1:]])

@@ -1,7 +1,8 @@
 """`reldepth train-until-done`, from a clone."""
 
-from reldepth_jax.cli import command
-from reldepth_jax.cli.train_until_done import main
+import sys
+
+from reldepth_jax.cli.main import main
 
 if __name__ == "__main__":
-    command.run(main)
+    main(["train-until-done", *sys.argv[1:]])

@@ -281,7 +281,7 @@ def evaluate_state(
     if not math.isfinite(result.summary()["whdr"]):
         raise DataError(
             "no validation image has two points of unequal depth with ground truth; check what"
-            " the source takes for invalid (scripts/check_data.py)"
+            " the source takes for invalid (reldepth check-data)"
         )
     return result
 

@@ -116,7 +116,7 @@ def read(path: str | os.PathLike[str]) -> Weights:
     if text is None:
         raise WeightsError(
             f"{path}: holds weights in another program's layout; convert them first:"
-            f" python scripts/convert_weights.py {path} OUT.safetensors"
+            f" reldepth convert {path} OUT.safetensors"
         )
     try:
         facts = json.loads(text)

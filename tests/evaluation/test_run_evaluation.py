@@ -1,10 +1,9 @@
 """Evaluation and prediction through the commands, on stand-ins for networks."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -45,27 +44,18 @@ class Slope(networks.Model):
 SETTINGS = config.load(str(ROOT / "configs/smoke.py"))
 
 
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"scripts/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """Return scripts as a function of their name and arguments; the run is of step 8."""
+    """Return commands as a function of their name and arguments; the run is of step 8."""
     monkeypatch.setattr(networks, "from_run", lambda *_: Slope.at_step(8))
     monkeypatch.setattr(networks, "load_model", lambda _: Slope.at_step(0))
     (tmp_path / "run").mkdir()
     save_config(tmp_path / "run", SETTINGS)
 
     def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        main = importlib.import_module(f"reldepth_jax.cli.{name}").main
         with pytest.raises(SystemExit) as stop:
-            command.run(load_script(name).main)
+            command.run(lambda: main([*map(str, arguments)]))
         return stop.value.code
 
     return run

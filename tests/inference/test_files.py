@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -10,7 +9,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from reldepth_jax.cli import command
+from reldepth_jax.cli import command, predict
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
@@ -330,16 +329,10 @@ def script(monkeypatch):
 
     monkeypatch.setattr(networks, "from_run", from_run)
     monkeypatch.setattr(networks, "load_model", lambda path: Red.at_step(0))
-    spec = importlib.util.spec_from_file_location("predict_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            command.run(module.main)
+            command.run(lambda: predict.main([*map(str, arguments)]))
         assert isinstance(stop.value.code, int)
         return stop.value.code
 

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import types
 from typing import Any
 
 import numpy as np
@@ -62,18 +61,8 @@ def photo(height: int = 40, width: int = 90) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def script(name: str) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(name, f"scripts/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", [f"scripts/{name}.py", *map(str, arguments)])
-    return script(name).main()
+def run(name: str, *arguments: object) -> int:
+    return importlib.import_module(f"reldepth_jax.cli.{name}").main([*map(str, arguments)])
 
 
 def metadata(path: pathlib.Path) -> dict[str, Any]:
@@ -219,7 +208,7 @@ def test_files_whose_metadata_are_wrong_are_refused(case: str, saved: pathlib.Pa
 def test_another_programs_file_is_pointed_to_the_converter(tmp_path: pathlib.Path):
     path = tmp_path / "theirs.safetensors"
     safetensors.numpy.save_file({"conv1.weight": np.zeros((3, 3), np.float32)}, path)
-    with pytest.raises(WeightsError, match=r"scripts/convert_weights\.py"):
+    with pytest.raises(WeightsError, match="reldepth convert"):
         networks.load_model(path)
 
 
@@ -287,15 +276,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_a_run_becomes_a_file_with_the_same_predictions(
-    trained: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    trained: pathlib.Path, tmp_path: pathlib.Path
 ):
     path = tmp_path / "run.safetensors"
-    assert run(monkeypatch, "convert_weights", trained, path) == 0
+    assert run("convert", trained, path) == 0
     from_file, from_run = networks.load_model(path), networks.load_model(trained)
     np.testing.assert_array_equal(from_file.predict(photo()), from_run.predict(photo()))
     assert from_file.step == from_run.step > 0
     with pytest.raises(ConfigError, match="holds custom, not sgrl; leave --arch out"):
-        run(monkeypatch, "convert_weights", trained, tmp_path / "x.safetensors", "--arch", "sgrl")
+        run("convert", trained, tmp_path / "x.safetensors", "--arch", "sgrl")
 
 
 def test_training_starts_from_a_file(trained: pathlib.Path, tmp_path: pathlib.Path):
@@ -367,7 +356,7 @@ def test_a_published_file_must_be_converted_before_training(
     resnet18: pathlib.Path, tmp_path: pathlib.Path
 ):
     config = tiny_training(init_from=resnet18, init_part="encoder")
-    with pytest.raises(WeightsError, match=r"convert_weights\.py"):
+    with pytest.raises(WeightsError, match="reldepth convert"):
         training.train(config, tmp_path / "next")
 
 
@@ -391,13 +380,12 @@ def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch):
 def test_conversion_by_the_script(
     resnet18: pathlib.Path,
     tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     ours, back = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    assert run(monkeypatch, "convert_weights", resnet18, ours) == 0
+    assert run("convert", resnet18, ours) == 0
     assert "resnet18 (encoder), 11,176,512 parameters" in capsys.readouterr().out
-    assert run(monkeypatch, "convert_weights", ours, back, "--to", "torch") == 0
+    assert run("convert", ours, back, "--to", "torch") == 0
     with safetensors.safe_open(back, framework="np") as opened:
         about = json.loads(opened.metadata()["about"])
     assert (about["architecture"], about["provenance"]["licence"]) == ("resnet18", "BSD-3")
@@ -421,26 +409,24 @@ def test_conversion_by_the_script(
     ],
 )
 def test_mistakes_in_the_command_line_are_told(
-    arguments: list[str], said: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], said: str, tmp_path: pathlib.Path
 ):
     (tmp_path / "here.safetensors").write_bytes(b"kept")
     (tmp_path / "folder.safetensors").mkdir()
     place = [str(tmp_path / word) if "." in word else word for word in arguments]
     with pytest.raises(ConfigError) as caught:
-        run(monkeypatch, "convert_weights", *place)
+        run("convert", *place)
     assert said in str(caught.value)
     assert (tmp_path / "here.safetensors").read_bytes() == b"kept"
 
 
-def test_photographs_are_predicted_with_a_file(
-    saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_photographs_are_predicted_with_a_file(saved: pathlib.Path, tmp_path: pathlib.Path):
     from PIL import Image
 
     Image.fromarray(photo()).save(tmp_path / "photo.png")
     output = tmp_path / "out"
     arguments = (tmp_path / "photo.png", "--weights", saved, "--output", output, "--npy")
-    assert run(monkeypatch, "predict", *arguments) == 0
+    assert run("predict", *arguments) == 0
     # Larger is farther in what is written, unless told otherwise; the network's own is nearer.
     expected = -networks.load_model(saved).predict(photo())
     np.testing.assert_array_equal(np.load(output / "photo.npy"), expected)
@@ -456,19 +442,15 @@ def test_photographs_are_predicted_with_a_file(
         ("train", ["--config.init_part=encoder"], "init_part=encoder: which one"),
     ],
 )
-def test_weights_that_contradict_the_rest_are_told(
-    name: str, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_weights_that_contradict_the_rest_are_told(name: str, arguments: list[str], said: str):
     configured = ["--config", "configs/smoke.py"] if name == "train" else []
     with pytest.raises(ConfigError, match=said):
-        run(monkeypatch, name, *configured, *arguments)
+        run(name, *configured, *arguments)
 
 
-def test_a_file_is_evaluated(
-    saved: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_file_is_evaluated(saved: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     arguments = ("--weights", saved, "--num-images", 3, "--config.data.crop=32,64")
-    assert run(monkeypatch, "evaluate", *arguments) == 0
+    assert run("evaluate", *arguments) == 0
     report = json.loads((saved.parent / "tiny_eval" / "test.json").read_text())
     assert report["run"]["weights"] == str(saved)
     assert report["run"]["fast"] is False
@@ -493,10 +475,8 @@ COUNTS = {
 }
 
 
-def test_listed_counts_are_the_published_ones(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    assert run(monkeypatch, "list_models", "--json") == 0
+def test_listed_counts_are_the_published_ones(capsys: pytest.CaptureFixture[str]):
+    assert run("models", "--json") == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert set(listed) == set(presets.names())
     got = {
@@ -519,7 +499,7 @@ def test_the_list_is_a_table_for_people(
 ):
     monkeypatch.setattr(presets, "names", lambda: ["redweb", "resnet18", "resnext101_32x8d"])
     monkeypatch.setenv("COLUMNS", "60")
-    assert run(monkeypatch, "list_models") == 0
+    assert run("models") == 0
     told = capsys.readouterr().out
     assert "…" not in told
     assert "40,913,729" in told

@@ -1,6 +1,6 @@
 """The data doctor: what is wrong with a data set, before training finds out.
 
-`Examination` yields `Finding`s; scripts/check_data.py prints them.
+`Examination` yields `Finding`s; `reldepth check-data` prints them.
 """
 
 from reldepth_jax.data.checks.examination import Examination, data_sets

@@ -4,7 +4,7 @@
 and, above a gigabyte, in temporary files that it opens with TensorFlow. This one writes shard after
 shard in the order of the records, and lets every shard be written by another Apache Beam worker.
 
-`scripts/prepare_data.py` prepares with worker processes and checks more; without it:
+`reldepth prepare` prepares with worker processes and checks more; without it:
 
     builder("diw")(data_dir="prepared", file_format="array_record").download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir="DIW", beam_runner=…))

@@ -1,7 +1,7 @@
 """Reading prepared shards: the same records as the original folder gives, in the same order.
 
 `PREPARED/NAME/VERSION/` is a data set of TensorFlow Datasets in the array_record format, written by
-scripts/prepare_data.py; no TensorFlow is needed. An example holds `name`, `image` (the encoded
+`reldepth prepare`; no TensorFlow is needed. An example holds `name`, `image` (the encoded
 file, byte for byte), `pairs` (int32, n 5) and `map_NAME` (h w, the type of the file) for every map.
 `metadata.json` says what was written: number of records, fingerprint and size of every shard.
 
@@ -250,7 +250,7 @@ def newest(data_set: str, prepared: str | os.PathLike[str]) -> pathlib.Path:
             f" data, this program reads version {VERSION}; prepare the data set again"
         )
     raise DataError(
-        f"{io.printable(prepared)} holds no prepared {data_set}; run python scripts/prepare_data.py"
+        f"{io.printable(prepared)} holds no prepared {data_set}; run reldepth prepare"
         f" {data_set} --manual-dir FOLDER --data-dir {io.printable(prepared)}"
     )
 

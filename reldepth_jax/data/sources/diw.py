@@ -124,7 +124,7 @@ class DIW(DataSetSource):
     root: str = ""
     """The folder in which the archives were extracted."""
     prepared: str = ""
-    """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
+    """Folder of shards written by `reldepth prepare`, instead of `root`."""
     validation: int = 1410
     """Images held out for validation where no list has them (Xian et al. (2018) take as many; which
     ones is not published)."""

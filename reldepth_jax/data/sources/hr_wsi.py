@@ -64,7 +64,7 @@ class HRWSI(DataSetSource):
     root: str = ""
     """The extracted folder `HR-WSI`, or the one that holds it."""
     prepared: str = ""
-    """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
+    """Folder of shards written by `reldepth prepare`, instead of `root`."""
     instances: bool = False
     """Read instance masks too, of training images alone; prepared shards have none."""
     instance_folder: str = "instance_masks"

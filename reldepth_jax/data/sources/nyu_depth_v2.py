@@ -157,7 +157,7 @@ class NYUDepthV2(DataSetSource):
     root: str = ""
     """Folder of the two files."""
     prepared: str = ""
-    """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
+    """Folder of shards written by `reldepth prepare`, instead of `root`."""
     validation: int = 45
     """Training images held out for validation (Chen et al. 2016 held out as many)."""
     depth: Literal["filled", "raw"] = "filled"

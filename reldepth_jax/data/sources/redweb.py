@@ -56,7 +56,7 @@ class ReDWeb(DataSetSource):
     root: str = ""
     """The extracted folder."""
     prepared: str = ""
-    """Folder of shards written by scripts/prepare_data.py, instead of `root`."""
+    """Folder of shards written by `reldepth prepare`, instead of `root`."""
     validation: int = 360
     """Images held out for validation (MiDaS held out as many; which ones is not published). 0: all
     are trained on, as in the paper, which validates on DIW."""

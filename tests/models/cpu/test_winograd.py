@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import importlib.util
+import importlib
 import os
 import pathlib
 import subprocess
@@ -300,12 +300,6 @@ def test_scripts_take_the_option(
 
     monkeypatch.setattr(networks.Model, "predictor", predictor)
     told = [origin, str(tmp_path / "it"), *arguments, *["--fast"] * fast]
-    monkeypatch.setattr("sys.argv", [name, *told])
-    spec = importlib.util.spec_from_file_location(name, f"scripts/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with pytest.raises(Asked):
-        module.main()
+        importlib.import_module(f"reldepth_jax.cli.{name}").main(told)
     assert asked == [fast]

@@ -1,7 +1,7 @@
 """Frames of Freedoom, a game whose maps were made by strangers, rendered by ViZDoom.
 
 Needs pip install "reldepth-jax[vizdoom]" (39 MB with both WADs of Freedoom 0.13.0: 68 maps); runs
-without display and GL. Nothing is downloaded. With shards (scripts/prepare_data.py vizdoom) frames
+without display and GL. Nothing is downloaded. With shards (`reldepth prepare vizdoom`) frames
 need not be rendered again by every run and worker, and ViZDoom only when they are prepared.
 
 Maps: E1-E3 of freedoom1 and MAP01-26 of freedoom2 train (53); of the others, in this order
