@@ -10,6 +10,22 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+SLOW = (
+    "benchmarks", "kills", "parity", "training", "data/prepared", "models/cpu", "test_plugins.py",
+    "test_runtime.py", "cli/test_commands.py", "cli/test_wheel.py", "data/test_pipeline.py",
+    "evaluation/test_ablation.py", "run_dir/test_checkpoints.py",
+)  # fmt: skip
+"""Folders and files whose tests train, kill or build, or compile large networks."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `pytest -m "not slow"` leaves out."""
+    slow = [ROOT / "tests" / name for name in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in slow):
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _at_the_root(tmp_path_factory: pytest.TempPathFactory):
     os.chdir(ROOT)
