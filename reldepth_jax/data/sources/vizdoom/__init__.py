@@ -62,7 +62,10 @@ LEVELS: dict[Part, list[tuple[str, str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Rendered frames as records; each a pure function of (part, seed, index, height).
+    """Rendered frames as records. Views and depth are a function of (part, seed, index, height).
+
+    Colours depend slightly on the maps that the game showed before (on up to 15 % of the pixels of
+    some maps), so runs with several threads or workers are not equal bit for bit; shards are.
 
     Neighbours are of different maps, so that the first few of a split are of all its maps. Frames
     of a map come 16 at a time and are kept as PNG, 100 kB each at height 240, 30 kB at 120.

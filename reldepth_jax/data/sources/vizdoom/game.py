@@ -33,7 +33,7 @@ NEARBY = 60.0
 
 
 class Visit(NamedTuple):
-    """A request: distinct frames of one map, a function of these values alone."""
+    """A request: distinct frames of one map; these values decide the views and the depth."""
 
     wad: str
     map: str
