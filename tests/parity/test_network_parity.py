@@ -2,7 +2,7 @@
 
 The whole network has all or none of the options of `ModelConfig` switched that change the
 function; decoder and head, on fixed taps, have one half or the other. Scores and all gradients:
-ours in float32, torch in float64. Training with Winograd's convolutions: `test_trajectory_parity`.
+ours in float32, torch in float64.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from flax import nnx
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.models.abstract import abstract_network
+from reldepth_jax.models.cpu.winograd_network import fast_training
 from reldepth_jax.models.decoder import Decoder
 from reldepth_jax.models.head import HEADS
 from reldepth_jax.models.network import build
@@ -25,7 +26,8 @@ from tests.references import torch_reldepth_net
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import as_torch, load, randomise
 
-# Ten times what was measured: rounding of float32 (6e-8) over some seventy convolutions.
+# Ten times what was measured: rounding of float32 (6e-8) over some seventy convolutions. Of
+# gradients with Winograd convolutions, three times.
 FORWARD = 2e-5
 GRADIENT = 2e-5
 # What two values of an option must differ by: far more than a tolerance.
@@ -106,16 +108,19 @@ def to_torch(inputs: list[np.ndarray]) -> list[torch.Tensor]:
 def compare(
     parity: Callable[..., None], gradient_parity: Callable[..., None]
 ) -> Callable[..., None]:
-    """Return `compare(case, module, make, inputs)`."""
+    """Return `compare(case, module, make, inputs)`, with Winograd convolutions if asked for."""
 
     def run(
         case: str,
         module: torch.nn.Module,
         make: Callable[[nnx.Rngs], nnx.Module],
         inputs: Callable[[int], list[np.ndarray]],
+        *,
+        winograd: bool = False,
     ) -> None:
         model = abstract_network(make)
         load(model, module)
+        model = fast_training(model) if winograd else model
         graph, params, stats = nnx.split(
             nnx.view(model, use_running_average=True, raise_if_not_found=False),
             nnx.Param,
@@ -179,6 +184,20 @@ def test_whole_network_agrees(encoder: str, options: dict[str, Any], compare: Ca
         double_precision(TorchRelDepthNet(Options(encoder=encoder, **options))),
         lambda rngs: build(config, rngs=rngs),
         images,
+    )
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+def test_network_trained_with_winograd_convolutions_agrees(
+    encoder: str, take_winograd: None, compare: Callable[..., None]
+):
+    config = ModelConfig(encoder=Choice(encoder))
+    compare(
+        f"network {encoder}, Winograd",
+        double_precision(TorchRelDepthNet(Options(encoder=encoder))),
+        lambda rngs: build(config, rngs=rngs),
+        images,
+        winograd=True,
     )
 
 
