@@ -263,7 +263,7 @@ def test_a_damaged_image_is_found_and_nothing_is_left(workers: int, tmp_path: pa
     with pytest.raises(UnreadableFile, match=r"0033\.jpg.*truncated"):
         run("redweb", root, data_dir, workers=workers)
     assert [path.name for path in (data_dir / "redweb").iterdir()] == [".lock"]
-    with pytest.raises(DataError, match="holds no prepared redweb; run python scripts/prepare"):
+    with pytest.raises(DataError, match="holds no prepared redweb; run reldepth prepare"):
         shards.read_part("redweb", str(data_dir), "train")
     redweb.write(root, 50)
     run("redweb", root, data_dir)
