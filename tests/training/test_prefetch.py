@@ -10,6 +10,8 @@ from reldepth_jax.training import prefetch
 from reldepth_jax.training.preemption import Interrupt
 from tests.fixtures.training import Child, newest, step_of
 
+pytestmark = pytest.mark.usefixtures("strides_encoder")
+
 
 def test_a_source_that_hangs_is_named_after_the_time_out():
     release = threading.Event()
