@@ -37,8 +37,11 @@ class Report:
         self.say(prefix + line)
 
     def started(self, step: int, sources: Sequence[Source]) -> None:
-        """Report the first step, and the lines of lists of pairs that were left out."""
+        """Report the first step, and what of the data was left out."""
         self._history.add("start", step=step, pid=os.getpid(), **numerics())
+        for source in sources:
+            for remark in getattr(source, "remarks", tuple)():
+                self.say(remark)
         for rejected in (getattr(source, "rejected", None) for source in sources):
             if rejected:
                 self.say(

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from reldepth_jax.data.images import geometry, io
+from reldepth_jax.data.reading.listing import listing
 from reldepth_jax.errors import UserError
 
 _ASPECT_TOLERANCE = 0.02
@@ -35,29 +36,16 @@ def find(
 ) -> dict[str, str]:
     """Return path by name (relative, without extension) of the files below, but not in `other`.
 
-    Hidden files are left out, links to folders are not followed. DataError if two files have one
-    name.
+    DataError if two files have one name.
     """
     found: dict[str, str] = {}
-    base, avoid = os.fspath(folder), other.resolve() if other else None
-    for parent, folders, files in os.walk(base, followlinks=False):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and pathlib.Path(parent, name).resolve() != avoid
-        ]
-        inside = pathlib.PurePath(os.path.relpath(parent, base)).as_posix()
-        for file in files:
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() not in suffixes or file.startswith("."):
-                continue
-            path = os.path.join(parent, file)
-            name = stem if inside == "." else f"{inside}/{stem}"
-            if name in found:
-                raise DataError(
-                    f"two files have one name: {io.printable(found[name])}, {io.printable(path)}"
-                )
-            found[name] = path
+    for inside in listing(folder, suffixes, other).paths:
+        name, path = os.path.splitext(inside)[0], os.path.join(folder, inside)
+        if name in found:
+            raise DataError(
+                f"two files have one name: {io.printable(found[name])}, {io.printable(path)}"
+            )
+        found[name] = path
     return found
 
 

@@ -14,6 +14,7 @@ from reldepth_jax.data.images import io
 from reldepth_jax.data.images.photograph import Photograph
 from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.data.reading.listing import describe, listing
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Sample, Split
 
@@ -81,6 +82,13 @@ class Folder:
         """Return the photographs of the split below `root`, for the fingerprint of the data."""
         chosen = self._range(self.split)
         return [os.path.relpath(self._pairs[index][0], self.root) for index in chosen]
+
+    def remarks(self) -> list[str]:
+        """Return a line for each folder in which files are left out."""
+        suffixes = io.IMAGE_SUFFIXES | io.MAP_SUFFIXES
+        folders = dict.fromkeys(os.path.join(self.root, each) for each in (self.images, self.maps))
+        found = {folder: describe(listing(folder, suffixes).left_out) for folder in folders}
+        return [f"{io.printable(folder)}: {line}" for folder, line in found.items() if line]
 
     def __len__(self) -> int:
         """Return how many samples the split has."""

@@ -238,3 +238,24 @@ def test_every_option_can_be_set_from_the_command_line():
         "infinity": (255.0,),
         "train": "0:40",
     }
+
+
+def test_linked_folders_of_photographs_and_maps_are_read(tmp_path):
+    ten(tmp_path / "data")
+    ten(tmp_path / "second")
+    for folder in ("rgb", "depth"):
+        (tmp_path / "data" / folder / "scene2").symlink_to(tmp_path / "second" / folder)
+    source = create(tmp_path / "data")
+    assert len(source) == 20
+    assert source.names()[10].endswith("scene2/000.png")
+    assert source[10]["depth"][0, 0] == 1
+
+
+def test_files_that_are_left_out_are_remarked(tmp_path):
+    ten(tmp_path)
+    assert create(tmp_path).remarks() == []
+    for name in ("rgb/a.dng", "rgb/b.dng", "depth/notes.txt"):
+        (tmp_path / name).touch()
+    photographs, maps = create(tmp_path).remarks()
+    assert photographs.startswith(f"{tmp_path}/rgb: 2 files left out: 2 .dng")
+    assert maps == f"{tmp_path}/depth: 1 file left out: 1 .txt"
