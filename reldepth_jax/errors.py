@@ -1,4 +1,4 @@
-"""The one exception that is meant for a person."""
+"""The one exception that is meant for a person, and the one that only a smaller task mends."""
 
 
 class UserError(ValueError):
@@ -9,3 +9,11 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is exhausted, that of the host or of a device."""
+    return isinstance(error, MemoryError) or (
+        # JAX's errors, of several names; JAX need not be there.
+        isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )

@@ -2,7 +2,7 @@
 
 import sys
 
-from reldepth_jax.cli.main import main
+from reldepth_jax.cli.start import main
 
 if __name__ == "__main__":
     main(["launch", *sys.argv[1:]])

@@ -7,12 +7,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Literal, NoReturn, Protocol
 
+from reldepth_jax.cli import ctrl_c
 from reldepth_jax.config import ConfigError
-from reldepth_jax.errors import UserError
+from reldepth_jax.errors import UserError, out_of_memory
 from reldepth_jax.registry import did_you_mean
+from reldepth_jax.training.preemption import SIGNALS
 
 USAGE_ERROR = 2
 STORAGE_ERROR = 6
@@ -118,33 +121,64 @@ def progress_bar(what: str) -> Iterator[Progress]:
 def run(main: Callable[[], int], *, leave: bool = False) -> NoReturn:
     """Exit with the code of `main`; a user's mistake becomes one line and its own exit code.
 
-    The same holds for errors of the operating system. Ctrl-C exits with 130. With `leave` the
-    process ends soon and with that code, whatever its threads wait for.
+    The same holds for what the system refuses: files, memory, devices. Ctrl-C exits with 130. With
+    `leave` the process ends soon and with that code, whatever its threads wait for.
     """
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output has left (`| head`): nothing more can be written to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        code = STORAGE_ERROR if error.errno in full else USAGE_ERROR
-    except KeyboardInterrupt:
-        code = 130
+    except BaseException as error:
+        if ctrl_c.interrupted() or isinstance(error, KeyboardInterrupt):
+            code = ctrl_c.CODE
+        elif (told := _tell(error)) is not None:
+            code = told
+        else:
+            raise
+    else:
+        code = ctrl_c.CODE if ctrl_c.interrupted() else code
     if leave:
         _leave(code)
     sys.exit(code)
 
 
+def _tell(error: BaseException) -> int | None:
+    """Print an error that has a line for the user; return its exit code, None if it has none."""
+    code = USAGE_ERROR
+    if isinstance(error, UserError):
+        code = error.exit_code
+    elif isinstance(error, OSError):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        code = STORAGE_ERROR if error.errno in full else USAGE_ERROR
+    elif (reason := _refused(error)) is not None:
+        error = UserError(reason)
+    else:
+        return None
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _refused(error: BaseException) -> str | None:
+    """Return what the machine has refused to the computation, in words; None for other errors."""
+    line = next(iter(str(error).strip().splitlines()), "")[:200]
+    if out_of_memory(error):
+        return (
+            f"memory is exhausted ({line or type(error).__name__}); smaller images or batches need"
+            " less (data.crop, data.batch_size, train.accumulate, --image-size)"
+        )
+    frames = traceback.extract_tb(error.__traceback__)
+    bare = isinstance(error, AssertionError) and frames[-1].filename.endswith("xla_bridge.py")
+    if bare or line.startswith("Unable to initialize backend"):
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX has no such device here: JAX_PLATFORMS={wanted}{': ' if line else ''}{line};"
+            " unset it, set it to cpu, or install JAX for this device (README: cuda12, cuda13)"
+        )
+    return None
+
+
 def _leave(code: int) -> None:
     """Let neither a late signal nor a thread that a hanging file system holds change the end."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     timer = threading.Timer(_LEAVING, os._exit, (code,))
     timer.daemon = True

@@ -18,8 +18,8 @@ import time
 
 from reldepth_jax.cli import command
 from reldepth_jax.errors import UserError
+from reldepth_jax.training.preemption import heard
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PATIENCE = 60.0
 """Seconds that the others have to save and end."""
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         for child in children:
             child.send_signal(number)
 
-    for number in _SIGNALS:
+    for number in heard():
         signal.signal(number, pass_on)
     for index in range(options.processes):
         environment = os.environ | {

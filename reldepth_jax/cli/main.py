@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import reldepth_jax
-from reldepth_jax.cli import command
+from reldepth_jax.cli import command, streams
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import did_you_mean
 
@@ -17,6 +17,8 @@ COMMANDS = (
 )  # fmt: skip
 """Each is a module of this folder with `parser()` and `main(argv)`; the first line of its docstring
 says what it does."""
+PRINTING = ("models", "inspect", "completion")
+"""What these do is printing: where that is lost, they have failed."""
 LEAVING = ("train", "ablate")
 """These end soon after `main`, whatever their threads wait for."""
 
@@ -37,7 +39,10 @@ def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         raise UserError(f"unknown command {name!r}.{hint} reldepth --help lists the commands.")
-    return _module(name).main(words[1:])
+    code = _module(name).main(words[1:])
+    sys.stdout.flush()
+    lost = name in PRINTING and streams.lost()
+    return command.STORAGE_ERROR if lost and not code else code
 
 
 def _module(name: str) -> ModuleType:

@@ -6,14 +6,14 @@ For containers and machines on which nothing else restarts what was killed. Take
 reldepth train-until-done --config ranking
 python scripts/train_until_done.py --config configs/ranking.py --workdir runs/ranking
 
-Starts again after 75 (train.max_minutes are over), SIGTERM and SIGUSR1 to the training itself (143,
-138), and crashes (a traceback, or any other signal, such as SIGKILL when memory is short). Ends
-with the exit code of the training when it is finished (0), was stopped with Ctrl-C (130), or cannot
-go on without you (2 to 6, see docs/preemption.md); and when $ATTEMPTS (default 3) starts in a row
-have not brought a newer checkpoint.
+Starts again after 75 (train.max_minutes are over), SIGTERM, SIGUSR1 and SIGHUP to the training
+itself (143, 138, 129), and crashes (a traceback, or any other signal, such as SIGKILL when memory
+is short). Ends with the exit code of the training when it is finished (0), was stopped with Ctrl-C
+(130), or cannot go on without you (2 to 6, see docs/preemption.md); and when $ATTEMPTS (default 3)
+starts in a row have not brought a newer checkpoint.
 
-SIGTERM, SIGINT, SIGHUP (as SIGTERM) and SIGUSR1 are passed on; then this ends when the training has
-ended.
+SIGTERM, SIGINT, SIGUSR1 and, without `nohup`, SIGHUP are passed on; then this ends when the
+training has ended.
 
 $PYTHON: the interpreter (default: this one). $PAUSE: seconds before a start after a crash (5).
 """
@@ -30,16 +30,11 @@ import threading
 
 from reldepth_jax.cli import train
 from reldepth_jax.run_dir import layout
+from reldepth_jax.training.preemption import heard
 
 _FINAL = (0, 2, 3, 4, 5, 6, 126, 127, 130)
 """Exit codes after which starting again would not help; 126 and 127: it could not be started."""
-_ORDERLY = (75, 138, 143)
-_PASSED_ON = {
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGHUP: signal.SIGTERM,
-    signal.SIGUSR1: signal.SIGUSR1,
-}
+_ORDERLY = (75, 129, 138, 143)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +80,7 @@ class _Training:
         """Whether a signal has arrived."""
         self._command, self._process = command, 0
         self._received: collections.deque[signal.Signals] = collections.deque()
-        for number in _PASSED_ON:
+        for number in heard():
             signal.signal(number, self._receive)
 
     def run(self) -> int:
@@ -107,7 +102,7 @@ class _Training:
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
     def _receive(self, number: int, _frame: object) -> None:
-        self._received.append(_PASSED_ON[signal.Signals(number)])
+        self._received.append(signal.Signals(number))
         self.stopping.set()
         self._pass_on()
 

@@ -16,14 +16,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, what platforms send, and what Slurm's `--signal` is usually set to."""
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if name in signal.Signals.__members__  # not all are on Windows
+)
+"""Ctrl-C, what platforms send, what Slurm's `--signal` is usually set to, a closed terminal."""
 UNFINISHED = 75
 """Exit code when `train.max_minutes` ended the session: run the same command again."""
 _SOON = 1.0
 """Seconds in which the loop may stop by itself when nothing would be lost."""
 _LAST_WORDS = 0.5
 """Seconds for saying why the process ends."""
+
+
+def heard() -> tuple[signal.Signals, ...]:
+    """Return the signals to be answered: SIGHUP is not where `nohup` has had it ignored."""
+    ignored = {
+        number
+        for number in SIGNALS
+        if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
+    }
+    return tuple(number for number in SIGNALS if number not in ignored)
 
 
 class Stopped(Exception):
@@ -80,7 +94,7 @@ def catch_interrupts(
       on_abandon: called with the reason and the steps that are lost, before the process is ended
         although the loop has not stopped.
     """
-    interrupt = Interrupt()
+    interrupt, signals = Interrupt(), heard()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
@@ -109,7 +123,7 @@ def catch_interrupts(
             for number in os.read(reader, 64) if ready else b"":
                 if number == 0:
                     return
-                if number not in SIGNALS:
+                if number not in signals:
                     continue
                 if began is not None and number == signal.SIGINT:
                     abandon(128 + signal.SIGINT, "second Ctrl-C")
@@ -126,7 +140,7 @@ def catch_interrupts(
                 abandon(interrupt.exit_code, reason)
 
     thread = threading.Thread(target=watch, name="interrupts", daemon=True)
-    previous = {number: signal.signal(number, note) for number in SIGNALS}
+    previous = {number: signal.signal(number, note) for number in signals}
     old_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     thread.start()
     try:

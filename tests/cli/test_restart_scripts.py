@@ -157,7 +157,7 @@ def test_steps_are_compared_as_numbers(machine: Machine):
     ("sent", "arrived", "code"),
     [
         (signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "SIGINT", 130),
-        (signal.SIGHUP, "SIGTERM", 143), (signal.SIGUSR1, "SIGUSR1", 138),
+        (signal.SIGHUP, "SIGHUP", 129), (signal.SIGUSR1, "SIGUSR1", 138),
     ],
 )  # fmt: skip
 def test_a_signal_reaches_training_once_and_ends_the_loop_with_its_code(

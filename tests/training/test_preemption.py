@@ -60,6 +60,7 @@ def _never_ends_the_tests(monkeypatch: pytest.MonkeyPatch):
         ("save.arrays", 2, signal.SIGUSR1, None),
         ("evaluation", 2, signal.SIGINT, 4),
         ("evaluation", 3, signal.SIGTERM, 8),
+        ("step", 5, signal.SIGHUP, 6),
     ],
     ids=str,
 )
@@ -331,6 +332,17 @@ def test_a_signal_sets_the_flag_and_handlers_come_back():
         assert interrupt.received == signal.SIGINT
         assert interrupt.exit_code == 130
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_closed_terminal_is_not_answered_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with catch_interrupts() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once():

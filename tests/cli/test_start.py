@@ -1,0 +1,100 @@
+"""Ctrl-C while a command starts, and descriptors that are closed. In processes of their own."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *words],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+IMPORTING = """
+    import importlib.util, os, signal, sys
+    from reldepth_jax.cli import main, start
+    class Loader:
+        def create_module(self, spec): pass
+        def exec_module(self, module):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except BaseException:
+                pass  # as libraries do
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "slow":
+                return importlib.util.spec_from_loader(name, Loader())
+    sys.meta_path.insert(0, Finder)
+    def work(name, words):
+        import slow
+        print("went on")
+        return 0
+    main._run = work
+    start.main(["predict"])
+"""
+SWALLOWED = """
+    import os, signal, time
+    from reldepth_jax.cli import ctrl_c, main, start
+    ctrl_c._SWALLOWED = 0.2
+    def work(name, words):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            time.sleep(20)
+        return 0
+    main._run = work
+    start.main(["predict"])
+"""
+TURNED = """
+    import os, signal
+    from reldepth_jax.cli import main, start
+    def work(name, words):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("cannot import name 'x'") from None
+    main._run = work
+    start.main(["predict"])
+"""
+
+
+@pytest.mark.parametrize("program", [IMPORTING, SWALLOWED, TURNED], ids=["import", "lost", "error"])
+def test_ctrl_c_ends_the_command_wherever_it_is_caught(program: str):
+    ended = run(program)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_ctrl_c_stays_ignored_where_it_was():
+    program = """
+        import signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from reldepth_jax.cli import main, start
+        main._run = lambda name, words: print(signal.getsignal(signal.SIGINT).name) or 0
+        start.main(["predict"])
+    """
+    ended = run(program)
+    assert (ended.returncode, ended.stdout) == (0, f"{signal.SIG_IGN.name}\n"), ended.stderr
+
+
+def test_files_do_not_take_the_place_of_closed_streams():
+    program = """
+        import os, sys
+        from reldepth_jax.cli import main, start
+        def work(name, words):
+            print("printed")
+            with open(words[1], "w") as file:
+                assert file.fileno() > 2
+            return 0
+        os.close(1)
+        os.close(2)
+        sys.stdout = sys.stderr = None
+        main._run = work
+        start.main(["predict", os.devnull])
+    """
+    assert run(program).returncode == 0
