@@ -54,6 +54,8 @@ def keep_compiled() -> None:
         return
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     folder = os.path.join(os.path.expanduser(cache), "reldepth_jax", platform.node() or "host")
+    if not os.path.isabs(folder):
+        return  # without a home directory "~" stays as it is
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:

@@ -13,7 +13,7 @@ import pytest
 import reldepth_jax
 
 LAYERS = [
-    {"errors", "plugins"},
+    {"errors", "plugins", "data.workers"},
     {"types", "registry", "failpoints", "runtime"},
     {"config", "ops"},
     {"models", "samplers", "metrics", "data.images"},

@@ -1,9 +1,14 @@
 """What programs set on CPU: memory that a computation needed is there for the next one."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from reldepth_jax import runtime
 
 PROGRAM = """
 import resource, sys
@@ -34,3 +39,16 @@ def test_pages_are_not_faulted_in_again():
 
     # An array of them has 6,100 pages; without it every call takes three anew.
     assert pages("set_up") < 3000 < pages("as it comes")
+
+
+def test_without_a_home_directory_nothing_is_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    # A user whom the system does not know: "~" stays as it is.
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)
+    runtime.keep_compiled()
+    assert list(tmp_path.iterdir()) == []

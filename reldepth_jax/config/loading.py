@@ -54,7 +54,7 @@ def find(name: str) -> pathlib.Path:
     A name such as `ranking` stands for configs/ranking.py in the current directory or, if there is
     none, for the one that comes with this package. Raises ConfigError if there is no such file.
     """
-    name = name.partition(":")[0]
+    name = split(name)[0]
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
     by_name = files()
@@ -66,12 +66,23 @@ def find(name: str) -> pathlib.Path:
     raise ConfigError(f"no configuration file {name}.{hint}")
 
 
+def split(name: str) -> tuple[str, str]:
+    """Return file or name of a configuration, and the variant behind the last colon, or "".
+
+    A colon may be part of a path.
+    """
+    if pathlib.Path(name).is_file():
+        return name, ""
+    file, colon, variant = name.rpartition(":")
+    return (file, variant) if colon else (name, "")
+
+
 def run_file(name: str, function: str) -> Any:
     """Run a Python file and return what its `function()` returns, or `function(variant)`.
 
     `name` as in `load`. Raises ConfigError with file and line for a file that is missing or fails.
     """
-    variant = name.partition(":")[2]
+    variant = split(name)[1]
     file = str(find(name))
     try:
         get = runpy.run_path(file).get(function)
@@ -80,7 +91,7 @@ def run_file(name: str, function: str) -> Any:
         return get(*[variant] if variant else [])
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == file]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
@@ -88,7 +99,7 @@ def run_file(name: str, function: str) -> Any:
         raise ConfigError(f"{file}{where}: {_explain(error)}") from error
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """Return the message, with the nearest field name for a misspelt keyword."""
     word = re.search(r"^(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     group = getattr(schema, word[1], None) if word else None

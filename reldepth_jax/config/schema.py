@@ -16,6 +16,10 @@ PLACES = ("root", "prepared")
 data are the same is checked by their fingerprint."""
 
 
+_LARGEST_SEED = 2**32 - 1_000_000
+"""Seeds are 32 bits; those of the sources of a mixture are counted on from this one."""
+
+
 @group
 class MixedSource:
     """A further source of training images."""
@@ -54,7 +58,7 @@ class DataConfig:
     validation: Choice | None = setting(None, registry=SOURCES, free_options=PLACES, step=False)
     """Validation images, if not those of `source`: the paper trains on all of ReDWeb and validates
     on DIW. On the command line `data.validation.name=diw`."""
-    subset: int = setting(0, least=0, step=False)
+    subset: int = setting(0, least=0, most=2**31 - 1, step=False)
     """Train on this many images of `source`; a smaller subset is part of a larger one
     (paper, Figure 5b: 360, 900, 1800, 2700, 3600; the last leaves none to hold out); 0: all."""
     crop: tuple[int, int] = setting((384, 384), step=False)
@@ -68,13 +72,13 @@ class DataConfig:
     gamma_jitter: float = setting(0.0, least=0, step=False)
     """RGB values in [0, 1] are raised to a power from 1 / (1 + this) to 1 + this."""
     label_noise: LabelNoise = setting(LabelNoise(), step=False)
-    batch_size: int = setting(4, least=1, step=False)
+    batch_size: int = setting(4, least=1, most=65536, step=False)
     """Images a step, over all devices (paper: 4)."""
-    workers: int = setting(0, least=0, step=False, resume="free")
+    workers: int = setting(0, least=0, most=1024, step=False, resume="free")
     """Processes that prepare batches; 0: threads of this process."""
-    threads: int = setting(2, least=1, step=False, resume="free")
+    threads: int = setting(2, least=1, most=1024, step=False, resume="free")
     """Threads that prepare batches (in each worker)."""
-    prefetch: int = setting(4, least=1, step=False, resume="free")
+    prefetch: int = setting(4, least=1, most=10_000, step=False, resume="free")
     """Batches prepared ahead."""
     timeout: float = setting(300.0, above=0, step=False, resume="free")
     """Seconds without a batch after which training gives up because the file system hangs."""
@@ -88,9 +92,9 @@ class ModelConfig:
     """The network of the paper's Figure 4; the defaults are our reading of it."""
 
     encoder: Choice = setting(Choice("resnet50"), registry=ENCODERS, step=True)
-    decoder_width: int = setting(256, least=2, step=True)
+    decoder_width: int = setting(256, least=2, most=8192, step=True)
     """Channels of every decoder stage (paper: 256)."""
-    widening: tuple[int, int, int, int] = setting((1, 1, 1, 1), least=1, step=True)
+    widening: tuple[int, int, int, int] = setting((1, 1, 1, 1), least=1, most=64, step=True)
     """Channels of each stage, finest first, as multiples of `decoder_width` (the authors' later
     code: 1, 1, 1, 2; MiDaS small: 1, 2, 4, 8)."""
     narrowing: Literal["none", "conv3x3", "conv1x1"] = setting("none", step=True)
@@ -173,7 +177,7 @@ class OptimConfig:
     """Of SGD (Nesterov off); AdamW uses (0.9, 0.999)."""
     weight_decay: float = setting(1e-4, least=0, step=True)
     """On convolution kernels only; decoupled for AdamW, added to the gradient for SGD."""
-    warmup_steps: int = setting(0, least=0, step=True)
+    warmup_steps: int = setting(0, least=0, most=2**31 - 1, step=True)
     """Linear from zero."""
     schedule: Literal["constant", "cosine"] = setting("cosine", step=True)
     """After warm-up: constant, or half a cosine to `final_lr_scale` at the last step."""
@@ -186,7 +190,7 @@ class OptimConfig:
 class TrainConfig:
     """How long to train, and what to log and save."""
 
-    steps: int = setting(1000, least=1, step=True, resume="free")
+    steps: int = setting(1000, least=1, most=2**31 - 1, step=True, resume="free")
     epochs: float = setting(0.0, least=0, step=False, resume="free")
     """Passes over the training images of `data.source`, instead of `steps`; 0: use `steps`."""
     max_minutes: float = setting(0.0, least=0, step=False, resume="free")
@@ -194,11 +198,11 @@ class TrainConfig:
     same command continues. 0: no limit."""
     grace_seconds: float = setting(25.0, least=0, step=False, resume="free")
     """Seconds from a stop signal until the platform kills the process: the time to save."""
-    max_skipped: int = setting(10, least=1, step=False, resume="free")
+    max_skipped: int = setting(10, least=1, most=2**31 - 1, step=False, resume="free")
     """Stop when this many steps in a row were not finite, or this many and 1 % of all steps."""
-    seed: int = setting(0, least=0, step=False)
+    seed: int = setting(0, least=0, most=_LARGEST_SEED, step=False)
     """Of parameters, data order, augmentation and pairs."""
-    accumulate: int = setting(1, least=1, step=True)
+    accumulate: int = setting(1, least=1, most=65536, step=True)
     """Parts of a batch that are computed one after the other, if the whole does not fit into
     memory. BatchNorm and the choice of the easiest pairs see one part."""
     remat: bool = setting(False, step=True)
@@ -207,18 +211,18 @@ class TrainConfig:
     winograd: bool = setting(True, step=True)
     """On CPU in float32, use Winograd's algorithm for wide 3x3 convolutions and their gradients:
     less time, more memory, half a decimal digit less in the gradients (`models.cpu`)."""
-    log_every: int = setting(20, least=1, step=False, resume="free")
-    eval_every: int = setting(500, least=1, step=False, resume="free")
+    log_every: int = setting(20, least=1, most=2**31 - 1, step=False, resume="free")
+    eval_every: int = setting(500, least=1, most=2**31 - 1, step=False, resume="free")
     """Steps between validations with a picture, which also run before the first and after the last
     step."""
-    eval_images: int = setting(100, least=0, step=False, resume="free")
+    eval_images: int = setting(100, least=0, most=2**31 - 1, step=False, resume="free")
     """Images of each validation, the first of the split; 0: all."""
-    checkpoint_every: int = setting(500, least=1, step=False, resume="free")
+    checkpoint_every: int = setting(500, least=1, most=2**31 - 1, step=False, resume="free")
     """Steps between checkpoints. There is also one after each validation, at the end and at an
     interruption."""
     checkpoint_minutes: float = setting(5.0, above=0, step=False, resume="free")
     """Save also when the last checkpoint is this old."""
-    keep: int = setting(2, least=1, step=False, resume="free")
+    keep: int = setting(2, least=1, most=2**31 - 1, step=False, resume="free")
     """Newest checkpoints to keep, besides the one with the lowest validation WHDR."""
 
 
@@ -229,14 +233,14 @@ class EvalConfig:
     See `reldepth_jax.metrics.ordinal` for the protocol.
     """
 
-    num_images: int = setting(200, least=0, step=False, resume="free")
+    num_images: int = setting(200, least=0, most=2**31 - 1, step=False, resume="free")
     """Images to use, the first of the split; 0: all."""
-    pairs_per_image: int = setting(2000, least=1, step=False, resume="free")
+    pairs_per_image: int = setting(2000, least=1, most=10**7, step=False, resume="free")
     """Drawn uniformly, and as many again within rows."""
-    seed: int = setting(0, least=0, step=False, resume="free")
+    seed: int = setting(0, least=0, most=_LARGEST_SEED, step=False, resume="free")
     sigma: float = setting(0.02, least=0, step=True, resume="free")
     """Depths whose ratio is within 1 + sigma are equal (paper, Eq. 1)."""
-    image_size: int = setting(0, least=0, step=False, resume="free")
+    image_size: int = setting(0, least=0, most=16384, step=False, resume="free")
     """Shorter side of resized images; 0: shorter side of `data.crop`."""
 
 

@@ -23,6 +23,7 @@ class Rule(TypedDict, total=False):
     registry: Registry
     """Of a plug-in: where its name is looked up."""
     least: float
+    most: float
     above: float
     below: float
     """Range of a number, or of each in a tuple."""

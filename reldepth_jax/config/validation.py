@@ -23,6 +23,12 @@ def validate(config: Config) -> None:
     if not isinstance(config, Config):
         raise ConfigError(f"expected a reldepth_jax.config.Config, got {type(config).__name__}")
     _validate_group(config, "")
+    need = math.prod((config.data.batch_size, *config.data.crop, _BYTES_A_PIXEL))
+    if need > _LARGEST_BATCH:
+        raise ConfigError(
+            f"data.batch_size ({config.data.batch_size}) images of data.crop {config.data.crop}"
+            f" take {need / 1e9:,.0f} GB a batch, more than any machine has"
+        )
     for side in config.data.crop:
         _validate_multiple("data.crop", side)
     if config.eval.image_size:
@@ -91,8 +97,12 @@ def _validate_group(group: Any, path: str) -> None:
                     raise ConfigError(f"{where} must be {words} {limit}, got {value}")
 
 
+_BYTES_A_PIXEL = 8
+"""Of a batch: colours, depth, mask."""
+_LARGEST_BATCH = 2**40
 _BOUNDS = {
     "least": (operator.ge, "at least"),
+    "most": (operator.le, "at most"),
     "above": (operator.gt, "greater than"),
     "below": (operator.lt, "below"),
 }

@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from reldepth_jax.config import Choice, Config
+from reldepth_jax.data import workers
 from reldepth_jax.data.cropping import Opened, OpenedSamples
 from reldepth_jax.data.selection import Subset, has_instances
 from reldepth_jax.data.transforms import TrainTransform
@@ -91,7 +92,8 @@ def train_batches(
     if data.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+        options = grain.MultiprocessingOptions(num_workers=data.workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=workers.end_with_parent)
     return iter(batches)
 
 

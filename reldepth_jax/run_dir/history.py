@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -18,13 +19,24 @@ class History:
     def add(self, event: str, **facts: Any) -> None:
         """Append an event with the time; what cannot be written is no reason to stop."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
-        # Opened each time: one write of a whole line, also from other threads.
-        with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with contextlib.suppress(OSError):
+            append_line(self._path, line)
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events, oldest first."""
         return [event for event in json_lines(self._path) if "event" in event]
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append a line to a file; one that a kill cut short does not swallow it."""
+    # One write of a whole line, also from other threads and processes.
+    with open(path, "ab+") as file:
+        file.seek(0, os.SEEK_END)
+        cut = False
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            cut = file.read(1) != b"\n"
+        file.write(b"\n" * cut + line.encode("utf-8") + b"\n")
 
 
 def json_lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 
+from reldepth_jax.config.loading import split
+
 CONFIG = "config.json"
 """The configuration and the fingerprint of the training data."""
 CHECKPOINTS = "checkpoints"
@@ -27,7 +29,7 @@ _STEP = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
 
 def default_run_dir(config: str) -> pathlib.Path:
     """Return where a configuration trains: runs/NAME for NAME.py, runs/NAME_VARIANT with one."""
-    file, _, variant = config.partition(":")
+    file, variant = split(config)
     name = pathlib.Path(file).stem
     return pathlib.Path("runs", f"{name}_{variant}" if variant else name)
 

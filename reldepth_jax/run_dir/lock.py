@@ -1,7 +1,6 @@
 """The lock of a run directory: one job at a time, checked before anything is computed."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -31,6 +30,19 @@ def own(run_dir: pathlib.Path) -> Iterator[None]:
 
     Raises BusyError that names the holder, RunDirError for a directory that cannot be written to.
     """
+    try:
+        os.fspath(run_dir).encode("utf-8")
+    except UnicodeEncodeError:
+        raise RunDirError(
+            f"{os.fsencode(run_dir)!r} cannot be a run directory: its name is not UTF-8"
+        ) from None
+    try:
+        import fcntl
+    except ImportError:
+        raise RunDirError(
+            f"{run_dir} cannot be locked: this platform has no fcntl. Train on Linux, macOS or WSL;"
+            " prediction works here"
+        ) from None
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = open(run_dir / layout.LOCK, "a+", encoding="utf-8")

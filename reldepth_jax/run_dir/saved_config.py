@@ -12,6 +12,7 @@ from reldepth_jax.config.serialisation import plain
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import layout
+from reldepth_jax.run_dir.manifest import sync
 from reldepth_jax.types import Source
 
 _DATA = "data_fingerprint"
@@ -37,8 +38,12 @@ def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] 
     values = to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
     text = json.dumps(values, indent=2)
     temporary = folder / f"{layout.CONFIG}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, folder / layout.CONFIG)
+    sync(folder)
 
 
 def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]) -> None:

@@ -28,8 +28,8 @@ class UniformPairs:
     (see `ops.pairs.limited`). 0: no padding."""
 
     def __post_init__(self):
-        if self.num_pairs < 1:
-            raise UserError(f"pairs.num_pairs must be at least 1, got {self.num_pairs}")
+        if not 1 <= self.num_pairs <= 10**8:
+            raise UserError(f"pairs.num_pairs must be from 1 to 10**8, got {self.num_pairs}")
         if self.padded_to and self.padded_to < self.num_pairs:
             raise UserError(
                 f"pairs.padded_to must be 0 or at least pairs.num_pairs ({self.num_pairs}), got"

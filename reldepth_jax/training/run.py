@@ -140,6 +140,12 @@ def _lead(
         with processes.agreed():
             state = restore(config, checkpoints, devices, report)
             first_step = int(state.step)
+            if first_step > config.train.steps:
+                raise UserError(
+                    f"step {first_step} is saved in {run_dir}, more than train.steps"
+                    f" ({config.train.steps}): nothing is left to train. Set more train.steps to go"
+                    " on, or choose another --workdir"
+                )
             report.started(first_step, [each.source for each in sources])
             save_config(run_dir, config, sources)
         writer = MetricsWriter(run_dir, report.say)

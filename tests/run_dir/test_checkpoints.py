@@ -921,3 +921,44 @@ def test_without_the_digests_flipped_bits_would_be_restored(
     total = sum(flips(two_steps, 30).values(), collections.Counter())
     print(f"\n{dict(total)}")
     assert total["WRONG: not the bits of step 2"] >= 1
+
+
+def test_what_fails_behind_the_renamed_manifest_does_not_discard_the_save(
+    tmp_path: pathlib.Path, at_point
+):
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    at_point("commit.renamed", fail)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, a_state(3), {})
+    with pytest.raises(StorageError):
+        checkpoints.wait()
+    # It has its manifest: it counts as saved, so its arrays must be there.
+    assert bits(Checkpoints(tmp_path).restore(LIKE).state) == BITS[3]
+
+
+def test_of_a_damaged_checkpoint_the_manifest_is_renamed_last(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved(tmp_path, 1, 2)
+    flip(arrays_file(tmp_path / "00000002"), 999)
+    renamed: list[str] = []
+    replace = os.replace
+
+    def note(source: Any, target: Any) -> None:
+        renamed.append(pathlib.Path(source).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    Checkpoints(tmp_path).restore(LIKE, repair=True)
+    assert renamed == ["00000002", "00000002.json"]
+
+
+def test_one_number_that_is_not_finite_among_others_is_refused(tmp_path: pathlib.Path):
+    state = a_state(1)
+    state["params"]["kernel"] = state["params"]["kernel"].at[3, 4].set(jnp.nan)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    with pytest.raises(CheckpointError, match="is not finite"):
+        checkpoints.wait()

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -30,3 +31,30 @@ def test_a_file_system_without_locks_is_one_line(
     monkeypatch.setattr("fcntl.flock", flock)
     with pytest.raises(RunDirError, match="cannot be locked: No locks available"), own(tmp_path):
         pass
+
+
+def test_a_platform_without_locks_says_what_is_missing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with (
+        pytest.raises(RunDirError, match=r"no fcntl.*prediction works here"),
+        own(tmp_path / "run"),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_made(tmp_path: pathlib.Path):
+    folder = tmp_path / os.fsdecode(b"run\xff")
+    with pytest.raises(RunDirError, match=r"its name is not UTF-8"), own(folder):
+        pass
+    assert not folder.exists()
+
+
+def test_the_name_of_an_earlier_holder_does_not_stay(tmp_path: pathlib.Path):
+    path = tmp_path / "run.lock"
+    path.write_text("process 1 on elsewhere, started 2020-01-01 00:00:00\nand more\n")
+    with own(tmp_path):
+        (line,) = path.read_text().splitlines()
+        assert line.startswith(f"process {os.getpid()} on ")

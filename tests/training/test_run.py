@@ -155,3 +155,12 @@ def test_epochs_of_a_subset_and_warm_up(tmp_path: pathlib.Path):
     with pytest.raises(ConfigError, match=r"warmup_steps must be below train.steps \(3\)"):
         train(late, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_fewer_steps_than_are_saved_are_refused_and_change_nothing(tmp_path: pathlib.Path):
+    assert train(config(), tmp_path)[0] == 0
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"step 8 is saved in .*, more than train\.steps \(4\)"):
+        train(config(train__steps=4), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert newest(tmp_path) == 8

@@ -1,0 +1,25 @@
+"""What every process that prepares batches does first."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def end_with_parent(_number: int, _count: int) -> None:
+    """Let this worker end when its parent has ended, however that was, and not at Ctrl-C.
+
+    A worker that waits for a parent that is gone would stay for good, and with it the shared
+    memory: Python's tracker of resources frees that when the last process of a run has ended.
+    """
+    # A terminal sends it to all processes; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
