@@ -11,6 +11,7 @@ from typing import Any
 
 from reldepth_jax.config import Choice, Config, to_dict
 from reldepth_jax.data.images import pictures
+from reldepth_jax.data.images.io import atomic_write
 from reldepth_jax.data.pipeline import make_source
 from reldepth_jax.evaluation import charts, heldout, heldout_report
 from reldepth_jax.evaluation.heldout import Evaluation, Fit, Progress
@@ -140,10 +141,11 @@ def evaluate_run(
 
 
 def write_json(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
-    """Write a report as JSON; makes its folder."""
+    """Write a report as JSON, whole or not at all; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def _title(source: Choice, taken: list[str]) -> str:

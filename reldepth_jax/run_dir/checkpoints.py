@@ -20,9 +20,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from reldepth_jax import failpoints
-from reldepth_jax.errors import UserError
+from reldepth_jax.errors import UserError, out_of_memory
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.manifest import (
+    UNREADABLE,
     Manifest,
     NewerSchemaError,
     describe,
@@ -93,7 +94,7 @@ class Checkpoints:
         for step in self.steps():
             try:
                 found[step] = read_manifest(self._manifest(step))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 found[step] = str(error)
         return found
 
@@ -234,6 +235,8 @@ class Checkpoints:
             raise CheckpointError(f"{self._folder}: step {step} cannot be read: {error}") from None
         except ValueError as error:
             raise _DamagedError(error) from None
+        except OSError as error:
+            raise self._unreadable(step, error.strerror) from None
         if manifest.step != step:
             raise _DamagedError(f"its manifest is that of step {manifest.step}")
         if like is not None:
@@ -243,6 +246,9 @@ class Checkpoints:
             with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as orbax:
                 state = orbax.restore(self._arrays(step), like)
         except Exception as error:  # Orbax raises plain Exception, KeyError and others
+            refused = _unreadable_reason(error)
+            if refused is not None:
+                raise self._unreadable(step, refused) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise _DamagedError(f"its arrays cannot be read ({reason[:200]})") from error
         found = {_words(path): each for path, each in describe(jax.device_get(state)).items()}
@@ -252,6 +258,12 @@ class Checkpoints:
                 f"{len(wrong)} of {len(found)} arrays are not what was saved, first {wrong[0]}"
             )
         return manifest, state
+
+    def _unreadable(self, step: int, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._folder}: step {step} cannot be read: {reason}. It need not be damaged and"
+            " stays as it is; run the same command again when this is mended"
+        )
 
     def _write(
         self, step: int, host: Any, facts: dict[str, Any], then: Callable[[int, float], None]
@@ -404,6 +416,20 @@ def _show(signature: tuple[tuple[int, ...], str] | None) -> str:
         return "nothing"
     shape, dtype = signature
     return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _unreadable_reason(error: BaseException | None) -> str | None:
+    """Return what keeps intact arrays from being read, None if they may be damaged."""
+    while error is not None:
+        if out_of_memory(error) or "can't start new thread" in str(error):
+            return next(iter(str(error).splitlines()), "") or "memory is exhausted"
+        if isinstance(error, OSError) and error.errno in UNREADABLE:
+            return error.strerror
+        for number in UNREADABLE:
+            if os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _storage_reason(error: BaseException | None) -> str | None:

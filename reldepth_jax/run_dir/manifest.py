@@ -5,6 +5,7 @@ attacker, who can write the manifest too.
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ import numpy as np
 from reldepth_jax import failpoints
 
 SCHEMA = 1
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
+"""What keeps a file from being read that need not be damaged."""
 
 
 class NewerSchemaError(ValueError):
@@ -75,12 +78,14 @@ def write_manifest(path: pathlib.Path, manifest: Manifest) -> None:
 def read_manifest(path: pathlib.Path) -> Manifest:
     """Return the manifest.
 
-    Raises NewerSchemaError if this version cannot read it, ValueError with the reason if it is
-    damaged.
+    Raises OSError if the system does not let it be read, NewerSchemaError if this version cannot,
+    ValueError with the reason if it is damaged.
     """
     try:
         content, digest = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
     except OSError as error:
+        if error.errno in UNREADABLE:
+            raise
         raise ValueError(f"its manifest {path.name} cannot be read: {error.strerror}") from None
     except ValueError:
         content, digest = "", ""

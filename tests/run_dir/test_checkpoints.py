@@ -962,3 +962,30 @@ def test_one_number_that_is_not_finite_among_others_is_refused(tmp_path: pathlib
     checkpoints.save(1, state, {})
     with pytest.raises(CheckpointError, match="is not finite"):
         checkpoints.wait()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError(f"DATA_LOSS: reading d/1: {os.strerror(errno.EIO)}"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_read_is_not_set_aside(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    saved(tmp_path, 1, 2)
+    before = snapshot(tmp_path)
+
+    def restore(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ocp.StandardCheckpointer, "restore", restore)
+        with pytest.raises(CheckpointError, match="step 2 cannot be read: .*stays as it is"):
+            Checkpoints(tmp_path).restore(LIKE, repair=True)
+    assert snapshot(tmp_path) == before
+    assert bits(Checkpoints(tmp_path).restore(LIKE).state) == BITS[2]
