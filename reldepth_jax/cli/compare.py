@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from reldepth_jax.data.images import pictures
+    from reldepth_jax.data.images import io, pictures
     from reldepth_jax.data.pipeline import make_source
     from reldepth_jax.evaluation import compare, heldout, heldout_report
     from reldepth_jax.inference import networks
@@ -90,18 +90,18 @@ def main(argv: list[str] | None = None) -> int:
     output = options.output
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    (output / "compare.json").write_text(text, encoding="utf-8")
-    (output / "compare.md").write_text(
-        compare.markdown(rows, "\n\n".join([*claims, notes])), encoding="utf-8"
-    )
+    table = compare.markdown(rows, "\n\n".join([*claims, notes]))
+    for name, content in (("compare.json", text), ("compare.md", table)):
+        with io.atomic_write(output / name) as file:
+            file.write(content.encode("utf-8"))
     if anyone.pictures:
         pictures.save_picture(output / "compare.png", compare.contact_sheet(groups))
 
-    table = Table(*rows[0], box=box.SIMPLE_HEAD)
+    printed = Table(*rows[0], box=box.SIMPLE_HEAD)
     for row in rows[1:]:
-        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+        printed.add_row(*(cell.replace(" [", "\n[") for cell in row))
     console = Console(markup=False)
-    console.print(table)
+    console.print(printed)
     for claim in claims:
         console.print(claim, highlight=False)
     console.print(notes, highlight=False)
