@@ -236,7 +236,7 @@ class Checkpoints:
         except ValueError as error:
             raise _DamagedError(error) from None
         except OSError as error:
-            raise self._unreadable(step, error.strerror) from None
+            raise self._unreadable(step, error.strerror or str(error)) from None
         if manifest.step != step:
             raise _DamagedError(f"its manifest is that of step {manifest.step}")
         if like is not None:
