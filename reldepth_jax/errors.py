@@ -1,5 +1,7 @@
 """The one exception that is meant for a person, and the one that only a smaller task mends."""
 
+import os
+
 
 class UserError(ValueError):
     """A mistake that the user can mend, told in one line: what, which file or field, how.
@@ -9,6 +11,18 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+
+def printable(text: str | os.PathLike[str], *, lines: bool = False) -> str:
+    """Return `text` on one line, with control characters and undecodable bytes escaped.
+
+    For all that files from outside say of themselves: a name or a licence may move the cursor, or
+    write over what the terminal shows. With `lines` the ends of lines stay.
+    """
+    return "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode()
+        for c in os.fspath(text)
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:

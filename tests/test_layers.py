@@ -14,7 +14,7 @@ import reldepth_jax
 
 LAYERS = [
     {"errors", "plugins", "data.workers"},
-    {"types", "registry", "failpoints", "runtime"},
+    {"types", "registry", "failpoints", "runtime", "checked_json"},
     {"config", "ops"},
     {"models", "samplers", "metrics", "data.images"},
     {"losses", "data.cropping", "data.label_noise"},

@@ -13,7 +13,7 @@ from typing import Literal, NoReturn, Protocol
 
 from reldepth_jax.cli import ctrl_c
 from reldepth_jax.config import ConfigError
-from reldepth_jax.errors import UserError, out_of_memory
+from reldepth_jax.errors import UserError, out_of_memory, printable
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.training.preemption import SIGNALS
 
@@ -153,7 +153,7 @@ def _tell(error: BaseException) -> int | None:
         error = UserError(reason)
     else:
         return None
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error), lines=True)}", file=sys.stderr)
     return code
 
 

@@ -6,7 +6,6 @@ passes goes to `torch.load(weights_only=True)`; and torch must be recent enough 
 (CVE-2025-32434: before 2.6, CVE-2026-24747: before 2.10).
 """
 
-import json
 import os
 import re
 import stat
@@ -18,8 +17,9 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from reldepth_jax.data.images.io import printable
-from reldepth_jax.errors import UserError
+from reldepth_jax import checked_json
+from reldepth_jax.checked_json import JsonError
+from reldepth_jax.errors import UserError, printable
 from reldepth_jax.weights.pickles import RefusedPickle, check_archive, check_pickles
 
 
@@ -153,7 +153,10 @@ def _read_safetensors(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str,
             pass
     except SafetensorError as error:
         raise WeightsError(f"is damaged safetensors: {error}") from None
-    header = json.loads(file.read(length), object_pairs_hook=_unique)
+    try:
+        header = checked_json.parse(file.read(length), checked_json.anything)
+    except JsonError as error:
+        raise WeightsError(f"safetensors header: {error}") from None
     metadata = header.pop("__metadata__", None) or {}
     tensors = {}
     for name, entry in header.items():
@@ -168,15 +171,6 @@ def _read_safetensors(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str,
             array = array.astype(np.float32 if is_float else dtype, copy=False)
         tensors[name] = array.reshape(shape)
     return tensors, metadata
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise WeightsError(f"safetensors header has {twice!r} twice")
-    return found
 
 
 def _read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:

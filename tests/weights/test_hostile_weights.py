@@ -595,11 +595,11 @@ MALFORMED: dict[str, tuple[str, bytes]] = {
         layout(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":' + b"[" * 50_000),
     ),
     "name_twice": (
-        "'a' twice",
+        "'a' is there twice",
         layout(b'{"a":%b,"a":%b}' % ((json.dumps(entry(0, 8, (2,))).encode(),) * 2)),
     ),
     "metadata_twice": (
-        "'x' twice",
+        "'x' is there twice",
         layout(b'{"__metadata__":{"x":"1","x":"2"},' + json.dumps(GOOD).encode()[1:]),
     ),
     "1000_dimensions": ("1000 dimensions", layout({"a": entry(0, 8, [2] + [1] * 999)})),

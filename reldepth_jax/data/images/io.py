@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from reldepth_jax.errors import UserError
+from reldepth_jax.errors import UserError, printable
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .ppm .pgm .pbm .gif".split()
@@ -53,13 +53,6 @@ class UnreadableFile(UserError):
     def __reduce__(self):
         """Survive the way back from a worker process."""
         return type(self), (self.path, self.reason)
-
-
-def printable(text: str | os.PathLike[str]) -> str:
-    """Return `text` on one line, with control characters and undecodable bytes escaped."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(text)
-    )
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -12,11 +12,11 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from reldepth_jax import checked_json
 from reldepth_jax.data.data_set import DataSetSource
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files, pair_lists
@@ -49,7 +49,7 @@ def _read(root: str, part: Part) -> ListedRecords:
 
 
 def _parse(folder: pathlib.Path, listing: pathlib.Path) -> ListedRecords:
-    content = json.loads(io.read_bytes(listing), object_pairs_hook=_unique)
+    content = json.loads(io.read_bytes(listing), object_pairs_hook=checked_json.unique)
     if not isinstance(content, dict) or not content:
         raise ValueError("expected an object with the paths of images")
     images, rows, stops = [], [], []
@@ -76,16 +76,6 @@ def _parse(folder: pathlib.Path, listing: pathlib.Path) -> ListedRecords:
         pairs=np.array(rows, np.int32),
         stops=np.array(stops, np.int64),
     )
-
-
-def _unique(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Make the dictionary of an object; ValueError if a key is there twice."""
-    found: dict[str, Any] = {}
-    for key, value in members:
-        if key in found:
-            raise ValueError(f"{pair_lists.quoted(key)} is there twice")
-        found[key] = value
-    return found
 
 
 def _pair(annotation: Any) -> tuple[tuple[int, int], tuple[int, int], int]:
