@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import errno
 import itertools
-import logging
 import os
 import pathlib
 import re
@@ -33,14 +32,13 @@ from reldepth_jax.run_dir.manifest import (
     sync_tree,
     write_manifest,
 )
+from reldepth_jax.run_dir.orbax_loops import quiet
 
 T = TypeVar("T")
-# Orbax runs event loops of its own, which may report a damaged file or a full disk again, later and
-# at great length.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 _STORAGE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+    errno.ESTALE,
 )  # fmt: skip
 _HEADROOM = 1.2
 """Times the size of the arrays must be free before a save begins."""
@@ -243,7 +241,7 @@ class Checkpoints:
             _require_same_arrays(manifest, like, step)
         failpoints.reach("restore")
         try:
-            with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as orbax:
+            with quiet(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as orbax:
                 state = orbax.restore(self._arrays(step), like)
         except Exception as error:  # Orbax raises plain Exception, KeyError and others
             refused = _unreadable_reason(error)
@@ -283,7 +281,7 @@ class Checkpoints:
             failpoints.reach("save.arrays")
             alone = _alone()
             handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-            with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
+            with quiet(), ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
                 orbax.save(path, args=ocp.args.StandardSave(host))
             failpoints.reach("save.arrays_done")
             sync_tree(path)

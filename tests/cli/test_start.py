@@ -51,6 +51,19 @@ SWALLOWED = """
     main._run = work
     start.main(["predict"])
 """
+DELETED = """
+    import os, signal
+    from reldepth_jax.cli import main, start
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+    def work(name, words):
+        Deleted()
+        print("went on")
+        return 0
+    main._run = work
+    start.main(["predict"])
+"""
 TURNED = """
     import os, signal
     from reldepth_jax.cli import main, start
@@ -64,7 +77,11 @@ TURNED = """
 """
 
 
-@pytest.mark.parametrize("program", [IMPORTING, SWALLOWED, TURNED], ids=["import", "lost", "error"])
+@pytest.mark.parametrize(
+    "program",
+    [IMPORTING, SWALLOWED, DELETED, TURNED],
+    ids=["import", "lost", "deleted", "error"],
+)
 def test_ctrl_c_ends_the_command_wherever_it_is_caught(program: str):
     ended = run(program)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

@@ -989,3 +989,43 @@ def test_what_cannot_be_read_is_not_set_aside(
             Checkpoints(tmp_path).restore(LIKE, repair=True)
     assert snapshot(tmp_path) == before
     assert bits(Checkpoints(tmp_path).restore(LIKE).state) == BITS[2]
+
+
+def of_many_arrays(seed: int) -> State:
+    rng = np.random.default_rng(seed)
+    return {f"a{number}": rng.normal(size=(100, 100)) for number in range(200)}
+
+
+def test_a_damaged_file_and_a_failed_save_of_many_arrays_are_told_once(tmp_path: pathlib.Path):
+    # The other arrays would print when they come back; not where pytest is listening.
+    program = f"""
+        import os, pathlib, resource, signal, time
+        from reldepth_jax.run_dir.checkpoints import Checkpoints, StorageError
+        from tests.run_dir.test_checkpoints import abstract, arrays_file, of_many_arrays
+        folder = pathlib.Path({os.fspath(tmp_path)!r})
+        store = Checkpoints(folder)
+        for step in (1, 2):
+            store.save(step, of_many_arrays(step), {{}})
+        store.wait()
+        values = arrays_file(folder / "00000002")
+        os.truncate(values, values.stat().st_size // 2)
+        restored = store.restore(abstract(of_many_arrays(0)))
+        print(restored.manifest.step, *restored.damaged)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+        store.save(3, of_many_arrays(3), {{}})
+        try:
+            store.close()
+        except StorageError as error:
+            print(error)
+        time.sleep(0.3)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=False,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.stderr == ""
+    damaged, failed = ended.stdout.splitlines()
+    assert damaged.startswith("1 step 2: its arrays cannot be read (")
+    assert re.fullmatch(r".*/00000003 cannot be saved: File too large; step 2 is .*", failed)
+    assert len(list(tmp_path.iterdir())) == 4
