@@ -33,10 +33,13 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a plug-in is, and its options: name -> (annotation, default)."""
+    """What is known of a plug-in before it is imported."""
 
     module: str
     options: dict[str, tuple[str, str]]
+    """Name -> (annotation, default)."""
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What `register` is given beside the name, as far as it is written as literals."""
 
 
 class Registry:
@@ -87,12 +90,12 @@ class Registry:
             except (SyntaxError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}: {error}") from None
             for node in nodes:
-                name = _registered_name(node, self.name)
+                name, facts = _registered(node, self.name)
                 if name is not None:
                     if name in found:
                         raise _two(self.kind, name)
                     module = ".".join((package, *parts)).removesuffix(".__init__")
-                    found[name] = Entry(module, _options(node))
+                    found[name] = Entry(module, _options(node), facts)
 
     def lookup(self, name: str) -> Entry:
         """Return the entry of `name`; ValueError with the nearest name if there is none."""
@@ -130,8 +133,8 @@ def _two(kind: str, name: str) -> ValueError:
     return ValueError(f"two plug-ins are called {kind} {name!r}")
 
 
-def _registered_name(node: ast.stmt, registry: str) -> str | None:
-    """Return the name in `@REGISTRY.register("name", …)` above a class or function."""
+def _registered(node: ast.stmt, registry: str) -> tuple[str | None, dict[str, Any]]:
+    """Return name and facts of `@REGISTRY.register("name", …)` above a class or function."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         for decorator in node.decorator_list:
             match decorator:
@@ -141,9 +144,14 @@ def _registered_name(node: ast.stmt, registry: str) -> str | None:
                         value=ast.Name(id=written) | ast.Attribute(attr=written),
                     ),
                     args=[ast.Constant(value=str(name)), *_],
+                    keywords=keywords,
                 ) if written == registry:
-                    return name
-    return None
+                    return name, {
+                        keyword.arg: keyword.value.value
+                        for keyword in keywords
+                        if keyword.arg and isinstance(keyword.value, ast.Constant)
+                    }
+    return None, {}
 
 
 def _options(node: ast.stmt) -> dict[str, tuple[str, str]]:

@@ -16,6 +16,8 @@ PLACES = ("root", "prepared")
 data are the same is checked by their fingerprint."""
 
 
+PYRAMID = 32
+"""Stride of the coarsest of an encoder's maps, where it declares nothing else."""
 _LARGEST_SEED = 2**32 - 1_000_000
 """Seeds are 32 bits; those of the sources of a mixture are counted on from this one."""
 
@@ -62,7 +64,8 @@ class DataConfig:
     """Train on this many images of `source`; a smaller subset is part of a larger one
     (paper, Figure 5b: 360, 900, 1800, 2700, 3600; the last leaves none to hold out); 0: all."""
     crop: tuple[int, int] = setting((384, 384), step=False)
-    """Height and width of training images, multiples of 32 (paper: 384x384)."""
+    """Height and width of training images, multiples of what the encoder needs: 32, or the side of
+    its patches (paper: 384x384)."""
     zoom: tuple[float, float] = setting((1.0, 1.0), step=False)
     """Range of the random enlargement over the smallest resize that covers the crop."""
     flip: bool = setting(True, step=False)
@@ -140,6 +143,17 @@ class ModelConfig:
     He (but the last convolution of each unit), which starts faster from scratch."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", step=True)
     """Of convolutions; parameters, BatchNorm, loss and metrics stay float32."""
+
+    @property
+    def patch(self) -> int:
+        """Side of the patches that a transformer makes tokens of; 0: the encoder is none."""
+        return ENCODERS.lookup(self.encoder.name).facts.get("patch", 0)
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of images must be multiples of, as the encoder declares."""
+        facts = ENCODERS.lookup(self.encoder.name).facts
+        return self.patch or facts.get("multiple", PYRAMID)
 
 
 @group

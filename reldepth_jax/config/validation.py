@@ -29,10 +29,11 @@ def validate(config: Config) -> None:
             f"data.batch_size ({config.data.batch_size}) images of data.crop {config.data.crop}"
             f" take {need / 1e9:,.0f} GB a batch, more than any machine has"
         )
+    multiple = config.model.multiple
     for side in config.data.crop:
-        _validate_multiple("data.crop", side)
+        _validate_multiple("data.crop", side, multiple)
     if config.eval.image_size:
-        _validate_multiple("eval.image_size", config.eval.image_size)
+        _validate_multiple("eval.image_size", config.eval.image_size, multiple)
     low, high = config.data.zoom
     if not 1 <= low <= high:
         raise ConfigError(f"data.zoom must be 1 <= smallest <= largest, got ({low}, {high})")
@@ -78,11 +79,11 @@ def _validate_layer_groups(groups: tuple[LayerGroup, ...]) -> None:
             )
 
 
-def _validate_multiple(path: str, side: int) -> None:
-    if side < 32 or side % 32:
-        lower = max(32, side // 32 * 32)
-        nearest = f"{lower}" if side < 32 else f"{lower} or {lower + 32}"
-        raise ConfigError(f"{path} must be multiples of 32, got {side}; nearest: {nearest}")
+def _validate_multiple(path: str, side: int, unit: int) -> None:
+    if side < unit or side % unit:
+        lower = max(unit, side // unit * unit)
+        nearest = f"{lower}" if side < unit else f"{lower} or {lower + unit}"
+        raise ConfigError(f"{path} must be multiples of {unit}, got {side}; nearest: {nearest}")
 
 
 def _validate_group(group: Any, path: str) -> None:

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Float32
 
 from reldepth_jax import runtime
 from reldepth_jax.config import ModelConfig
-from reldepth_jax.data.images.geometry import STRIDE
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference.predictor import Predictor
@@ -58,16 +57,18 @@ class Model:
         The network's own normalisation is applied. Each new shape compiles once.
 
         Args:
-          images: RGB (b, h, w, 3), float32 in [0, 1] or uint8; h and w are multiples of 32.
+          images: RGB (b, h, w, 3), float32 in [0, 1] or uint8; h and w are multiples
+            of `config.multiple`.
 
         Raises UserError for another shape or type, and for NumPy arrays with values below -1 or
         above 2, farther from [0, 1] than the overshoot of a cubic kernel.
         """
         if images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
             raise UserError(f"images must be (b, h, w, 3), got {images.shape}")
-        if images.shape[1] % STRIDE or images.shape[2] % STRIDE:
+        multiple = self.config.multiple
+        if images.shape[1] % multiple or images.shape[2] % multiple:
             raise UserError(
-                f"height and width must be multiples of {STRIDE}, got"
+                f"height and width must be multiples of {multiple}, got"
                 f" {images.shape[1]}x{images.shape[2]}; predict() takes images of any size"
             )
         is_float = jnp.issubdtype(images.dtype, jnp.floating)
@@ -177,7 +178,7 @@ def from_run(
     provenance = {"run": os.fspath(workdir), "step": str(run.step)}
     if run.config.init_from:
         provenance["started_from"] = run.config.init_from
-    preprocessing = Preprocessing(size=run.config.prediction_size)
+    preprocessing = Preprocessing.of_training(run.config)
     return Model(run.config.model, run.params, run.stats, preprocessing, provenance, fast)
 
 

@@ -23,8 +23,8 @@ class Predictor:
     """
 
     network: NetworkFunction
-    """For heights and widths that are multiples of 32 and for images of uint8 in 0..255 or float32
-    in 0..1."""
+    """For heights and widths as `preprocessing` gives them, and for images of uint8 in 0..255 or
+    float32 in 0..1."""
     preprocessing: Preprocessing
     """How the image is resized and padded; best is what the network was trained with."""
     output: Polarity = "depth"

@@ -36,21 +36,24 @@ class RelDepthNet(nnx.Module):
         self.encoder = encoder
         self.decoder = Decoder(config, encoder.channels, rngs=rngs)
         self.head = HEADS[config.head](config, rngs=rngs)
+        self.multiple = config.multiple
         self.normalisation = config.normalisation
         self.output: Polarity = config.output
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
         """Return float32 scores of RGB images in [0, 1]; the score grows with distance.
 
-        Raises ValueError unless height and width are multiples of 32.
+        Raises ValueError unless height and width are multiples of `ModelConfig.multiple`.
         """
         return with_polarity(self.raw(images), self.output)
 
     def raw(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
         """Return the head's output, whose sign is that of `ModelConfig.output`."""
         height, width = images.shape[1:3]
-        if height % 32 or width % 32:
-            raise ValueError(f"height and width must be multiples of 32, got {height}x{width}")
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"height and width must be multiples of {self.multiple}, got {height}x{width}"
+            )
         return self.head(self.decoder(self.encoder(NORMALISATIONS[self.normalisation](images))))
 
 

@@ -275,7 +275,7 @@ def evaluate_state(
 ) -> Evaluation:
     """Return the errors of a state on validation images; raises Stopped at an interrupt."""
     settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)
-    preprocessing = Preprocessing(size=config.prediction_size)
+    preprocessing = Preprocessing.of_training(config)
     model = Model(config.model, state.params, state.stats, preprocessing, {})
     result = evaluate(
         model.predictor(),

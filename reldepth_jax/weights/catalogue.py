@@ -23,6 +23,8 @@ _FITS = {
     "long_side_floor": "longer side {}",
     "long_side_ceil": "longer side {}, rounded up",
     "square": "{0}x{0}",
+    "lower_bound": "shorter side {}",
+    "minimal": "side that changes less {}",
 }
 
 

@@ -129,6 +129,11 @@ def read(path: str | os.PathLike[str]) -> Weights:
         preprocessing = Preprocessing.from_dict(facts["preprocessing"])
         if part not in ("network", "encoder") or not isinstance(provenance, dict):
             raise ValueError(f"part {part!r}, provenance {type(provenance).__name__}")
+        if preprocessing.multiple % model.multiple:
+            raise ValueError(
+                f"preprocessing.multiple {preprocessing.multiple}, which is none of"
+                f" {model.encoder.name}'s {model.multiple}"
+            )
     except WeightsError:
         raise
     except UserError as error:

@@ -28,12 +28,22 @@ def fit_size(
             f"sides must be at least 1 and max_area_factor at least 1, got {height}x{width},"
             f" {short_side} and {max_area_factor}"
         )
-    area = max_area_factor * short_side**2
     wanted = short_side / min(height, width)
-    affordable = min(math.sqrt(area / (height * width)), area / (STRIDE * max(height, width)))
+    affordable = affordable_scale(height, width, short_side, STRIDE, max_area_factor)
     if wanted <= affordable:
         return max(1, round(height * wanted)), max(1, round(width * wanted))
     return max(1, int(height * affordable)), max(1, int(width * affordable))
+
+
+def affordable_scale(
+    height: int, width: int, short_side: int, least: int, max_area_factor: float = 4.0
+) -> float:
+    """Return the enlargement to an area of `max_area_factor * short_side**2`.
+
+    A side below `least` counts as that.
+    """
+    area = max_area_factor * short_side**2
+    return min(math.sqrt(area / (height * width)), area / (least * max(height, width)))
 
 
 def resize_image(

@@ -6,11 +6,15 @@
 - MiDaS v1: `long_side_ceil`, 384, shrink `area`, enlarge `cubic` (utils.py of the tag v1).
 - Structure-guided ranking loss (Xian et al. 2020): `square`, 448, shrink `lanczos`. Its demo rounds
   the score to 8 bits before it enlarges it; here it is not rounded.
+- Depth Anything: `lower_bound`, 518, multiples of 14, shrink `cubic`; back `linear_aligned` in
+  version 2, `linear` in version 1 (`Resize` in their transform.py, `infer_image`, run.py).
+- MiDaS v3: `minimal`, 384, shrink and enlarge `cubic`.
 
 Normalising colours is the network's part. Sizes are (height, width).
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,8 +23,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from reldepth_jax.config import Config
+from reldepth_jax.config.schema import PYRAMID
 from reldepth_jax.data.images import geometry
-from reldepth_jax.data.images.geometry import STRIDE
 from reldepth_jax.data.images.resampling import resample
 from reldepth_jax.errors import UserError
 
@@ -35,34 +40,59 @@ class Preprocessing:
     Raises UserError for a size that the fit cannot have.
     """
 
-    fit: Literal["short_side", "long_side_floor", "long_side_ceil", "square"] = "short_side"
-    """Size of the input. Each way has sides that are multiples of 32, and at least 32.
+    fit: Literal[
+        "short_side", "long_side_floor", "long_side_ceil", "square", "lower_bound", "minimal"
+    ] = "short_side"
+    """Size of the input. Each way has sides that are multiples of `multiple`, and at least that.
 
     - `short_side`: the shorter side is `size`, less for very elongated photographs
-      (`geometry.fit_size`); the last row and column are repeated up to a multiple of 32.
-    - `long_side_floor`: the longer side is `size`, the other one the nearest multiple of 32.
-    - `long_side_ceil`: the longer side is `size`, the other one the next larger multiple of 32.
+      (`geometry.fit_size`); the last row and column are repeated up to a multiple.
+    - `long_side_floor`: the longer side is `size`, the other one the nearest multiple.
+    - `long_side_ceil`: the longer side is `size`, the other one the next larger multiple.
     - `square`: both are `size`, whatever the shape of the photograph.
+    - `lower_bound`: the shorter side is `size`, rounded up to a multiple, the longer one the
+      nearest multiple.
+    - `minimal`: the side that changes less becomes `size`; both are the nearest multiple.
+
+    The last two, in which the photograph fills the whole input, keep to the area of `short_side`:
+    the originals give a strip as many pixels as it takes.
     """
     size: int = 384
-    """In pixels; a multiple of 32, but for `short_side`."""
+    """In pixels; a multiple where the longer side or both have it."""
     shrink: Literal["triangle", "cubic", "area", "lanczos"] = "triangle"
     """How the photograph gets there, also if it grows. `triangle` (bilinear) and `lanczos` average
     over the covered area (Pillow, uint8); `cubic` does not (`resampling`, float32), `area` see
     there."""
-    enlarge: Literal["triangle", "cubic", "linear"] = "triangle"
+    enlarge: Literal["triangle", "cubic", "linear", "linear_aligned"] = "triangle"
     """How the score gets to the size of the photograph: `triangle` as the photograph, the others
     see `resampling`."""
+    multiple: int = PYRAMID
+    """Of pixels, which the network needs: `ModelConfig.multiple`."""
 
     def __post_init__(self) -> None:
         _require_choices(dataclasses.asdict(self))
         if self.size < 1:
             raise UserError(f"preprocessing.size: must be at least 1, got {self.size}")
-        if self.fit != "short_side" and self.size % STRIDE:
+        if self.multiple < 1:
+            raise UserError(f"preprocessing.multiple: must be at least 1, got {self.multiple}")
+        exact = self.fit in ("long_side_floor", "long_side_ceil", "square")
+        if exact and self.size % self.multiple:
             raise UserError(
-                f"preprocessing.size: must be a multiple of {STRIDE} with fit {self.fit},"
+                f"preprocessing.size: must be a multiple of {self.multiple} with fit {self.fit},"
                 f" got {self.size}"
             )
+
+    @classmethod
+    def of_training(cls, config: Config) -> "Preprocessing":
+        """Return how the network of a run sees photographs: as it saw its training images.
+
+        The tokens of a transformer all see each other, so that nothing must be added at the edges.
+        """
+        return cls(
+            fit="lower_bound" if config.model.patch else "short_side",
+            size=config.prediction_size,
+            multiple=config.model.multiple,
+        )
 
     def network_image(
         self, image: UInt8[np.ndarray, "h w 3"]
@@ -73,7 +103,7 @@ class Preprocessing:
         was shrunk by `triangle` or `lanczos`, else float32.
         """
         size = self._fitted(*image.shape[:2])
-        return geometry.pad_to_multiple(self._resized(image, size)), size
+        return geometry.pad_to_multiple(self._resized(image, size), self.multiple), size
 
     def at_image_size(
         self, score: Float32[np.ndarray, "h w"], size: tuple[int, int]
@@ -89,16 +119,23 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Any) -> "Preprocessing":
-        """Invert `to_dict`. Raises UserError naming the field that is wrong, unknown or missing."""
+        """Invert `to_dict`. Raises UserError naming the field that is wrong, unknown or missing.
+
+        `multiple` may be missing: files had none as long as it was always 32.
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping):
             raise UserError(f"preprocessing: must have the fields {', '.join(names)}")
+        values = {"multiple": PYRAMID, **values}
         for name in [*values, *names]:
             if name not in names or name not in values:
                 fault = "missing" if name in names else f"unknown; known are {', '.join(names)}"
                 raise UserError(f"preprocessing.{name}: {fault}")
-        if type(values["size"]) is not int:
-            raise UserError(f"preprocessing.size: must be a whole number, got {values['size']!r}")
+        for name in ("size", "multiple"):
+            if type(values[name]) is not int:
+                raise UserError(
+                    f"preprocessing.{name}: must be a whole number, got {values[name]!r}"
+                )
         _require_choices(values)
         return cls(**values)
 
@@ -107,13 +144,32 @@ class Preprocessing:
             return self.size, self.size
         if self.fit == "short_side":
             return geometry.fit_size(height, width, self.size)
+        if self.fit in ("lower_bound", "minimal"):
+            return self._filled(height, width)
+        unit = self.multiple
         if self.fit == "long_side_ceil":
-            unit = STRIDE * max(height, width)
-            return -(-height * self.size // unit) * STRIDE, -(-width * self.size // unit) * STRIDE
+            part = unit * max(height, width)
+            return -(-height * self.size // part) * unit, -(-width * self.size // part) * unit
         # In MiDaS's floats, which decide halves. There, a strip can get a side of 0 pixels.
         scale = min(self.size / height, self.size / width)
-        rows, columns = (max(1, round(scale * side / STRIDE)) for side in (height, width))
-        return rows * STRIDE, columns * STRIDE
+        rows, columns = (max(1, round(scale * side / unit)) for side in (height, width))
+        return rows * unit, columns * unit
+
+    def _filled(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size for `lower_bound` or `minimal`, in the floats of MiDaS's `Resize`."""
+        by_height, by_width = self.size / height, self.size / width
+        if self.fit == "lower_bound":
+            scale = max(by_height, by_width)
+        else:
+            scale = by_width if abs(1 - by_width) < abs(1 - by_height) else by_height
+        affordable = geometry.affordable_scale(height, width, self.size, self.multiple)
+        least = self.size if self.fit == "lower_bound" and scale <= affordable else 1
+        sides = []
+        for side in (height, width):
+            exact = min(scale, affordable) * side / self.multiple
+            count = round(exact)
+            sides.append((count if count * self.multiple >= least else math.ceil(exact)) or 1)
+        return sides[0] * self.multiple, sides[1] * self.multiple
 
     def _resized(self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> NetworkImage:
         if self.shrink == "triangle":

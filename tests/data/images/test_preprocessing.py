@@ -9,17 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
+from reldepth_jax.config import Config, DataConfig
 from reldepth_jax.data.images import geometry
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.models.network import as_float
+from reldepth_jax.registry import ENCODERS
 
 MIDAS_V2 = Preprocessing(fit="long_side_floor", size=384, shrink="cubic", enlarge="cubic")
 MIDAS_SMALL = Preprocessing(fit="long_side_floor", size=256, shrink="cubic", enlarge="cubic")
 MIDAS_V1 = Preprocessing(fit="long_side_ceil", size=384, shrink="area", enlarge="cubic")
 SGRL = Preprocessing(fit="square", size=448, shrink="lanczos")
+DEPTH_ANYTHING = Preprocessing(
+    fit="lower_bound", size=518, shrink="cubic", enlarge="linear_aligned", multiple=14
+)
+DPT = Preprocessing(fit="minimal", size=384, shrink="cubic", enlarge="cubic")
 PUBLISHED = [MIDAS_V2, MIDAS_SMALL, MIDAS_V1, SGRL]
+FILLED = [DEPTH_ANYTHING, DPT]
 RNG = np.random.default_rng(0)
 
 
@@ -62,6 +69,20 @@ def input_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[i
         (MIDAS_V1, (2, 2), (384, 384)),
         (SGRL, (480, 640), (448, 448)),
         (SGRL, (1, 5000), (448, 448)),
+        (DEPTH_ANYTHING, (518, 518), (518, 518)),
+        (DEPTH_ANYTHING, (480, 640), (518, 686)),
+        # 1.295 * 600 / 14 is 55.5: a half goes to the even multiple.
+        (DEPTH_ANYTHING, (400, 600), (518, 784)),
+        (DEPTH_ANYTHING, (600, 400), (784, 518)),
+        (DEPTH_ANYTHING, (1, 1), (518, 518)),
+        (DPT, (384, 384), (384, 384)),
+        # The height changes by a factor of 0.8, the width by 0.6: as the height.
+        (DPT, (480, 640), (384, 512)),
+        (DPT, (1080, 1920), (384, 672)),
+        # 1.92 and 1.28: as the width.
+        (DPT, (200, 300), (256, 384)),
+        # 0.55 times one pixel is nearest to none.
+        (DPT, (1, 700), (32, 384)),
     ],
 )
 def test_sizes_of_published_networks(preprocessing, photograph, expected):
@@ -88,6 +109,60 @@ def first_midas_size(height: int, width: int, size: int) -> tuple[int, int]:
     scale = max(height, width) / size
     rows, columns = (int(np.ceil(side / scale / 32) * 32) for side in (height, width))
     return rows, columns
+
+
+def filled_size(height: int, width: int, fit: str, size: int, unit: int) -> tuple[int, int]:
+    """Return the original's size for what is called `resize_method` there, step by step."""
+    scale_height, scale_width = size / height, size / width
+    if fit == "lower_bound":
+        if scale_width > scale_height:
+            scale_height = scale_width
+        else:
+            scale_width = scale_height
+    elif abs(1 - scale_width) < abs(1 - scale_height):
+        scale_height = scale_width
+    else:
+        scale_width = scale_height
+    sides = []
+    for x in (scale_height * height, scale_width * width):
+        side = int(np.round(x / unit) * unit)
+        if fit == "lower_bound" and side < size:
+            side = int(np.ceil(x / unit) * unit)
+        sides.append(max(side, unit))
+    return sides[0], sides[1]
+
+
+@pytest.mark.parametrize(("fit", "unit"), [("lower_bound", 14), ("minimal", 32), ("minimal", 16)])
+def test_filled_sizes_agree_with_the_rounding_of_the_originals(fit, unit):
+    tried = set()
+    preprocessing = Preprocessing(fit=fit, size=84, shrink="cubic", multiple=unit)
+    for height, width in RNG.integers(20, 75, (150, 2)).tolist():
+        expected = filled_size(height, width, fit, 84, unit)
+        assert input_size(preprocessing, height, width) == expected
+        tried.add(expected)
+    assert len(tried) > 4
+
+
+@pytest.mark.parametrize("preprocessing", FILLED)
+@pytest.mark.parametrize("photograph", [(1, 9000), (9000, 2), (40, 4000)])
+def test_a_strip_has_no_more_pixels_than_a_photograph_of_four_to_one(preprocessing, photograph):
+    height, width = input_size(preprocessing, *photograph)
+    assert height * width <= 4.3 * preprocessing.size**2
+    assert (height > width) == (photograph[0] > photograph[1])
+
+
+def test_networks_of_a_run_see_photographs_as_they_saw_training_images(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    config = Config(data=DataConfig(crop=(64, 96)))
+    assert Preprocessing.of_training(config) == Preprocessing(size=64)
+    entry = dataclasses.replace(ENCODERS.lookup("resnet50"), facts={"patch": 14})
+    monkeypatch.setitem(ENCODERS.entries, "resnet50", entry)
+    patches = Preprocessing.of_training(config)
+    # Nothing is added at the edges: 98 is the multiple of 14 that is nearest to 60 * 64 / 40.
+    image, used = patches.network_image(noise(40, 60))
+    assert image.shape[:2] == used == (70, 98)
+    assert image.dtype == np.uint8
 
 
 def test_sizes_agree_with_the_rounding_of_the_originals():
@@ -150,11 +225,17 @@ def test_square_image_is_of_pillows_lanczos():
     np.testing.assert_array_equal(image, np.asarray(expected))
 
 
-@pytest.mark.parametrize(("enlarge", "mode"), [("cubic", "bicubic"), ("linear", "bilinear")])
+@pytest.mark.parametrize(
+    ("enlarge", "mode"),
+    [("cubic", "bicubic"), ("linear", "bilinear"), ("linear_aligned", "bilinear")],
+)
 @pytest.mark.parametrize("size", [(50, 41), (9, 8)])
-def test_score_gets_to_the_black_or_whiteas_in_torch(enlarge, mode, size):
+def test_score_gets_to_the_size_of_the_photograph_as_in_torch(enlarge, mode, size):
     score = RNG.normal(size=(20, 30)).astype(np.float32)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(score)[None, None], size, mode=mode)
+    aligned = True if enlarge == "linear_aligned" else None
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(score)[None, None], size, mode=mode, align_corners=aligned
+    )
     ours = Preprocessing(enlarge=enlarge).at_image_size(score, size)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, expected[0, 0].numpy(), atol=1e-5)
@@ -186,7 +267,7 @@ def test_networks_take_bytes_and_floats_alike():
 
 
 def test_metadata_survives_json():
-    for preprocessing in (*PUBLISHED, Preprocessing(size=100)):
+    for preprocessing in (*PUBLISHED, *FILLED, Preprocessing(size=100)):
         values = json.loads(json.dumps(preprocessing.to_dict()))
         assert Preprocessing.from_dict(values) == preprocessing
     assert MIDAS_V1.to_dict() == {
@@ -194,7 +275,10 @@ def test_metadata_survives_json():
         "size": 384,
         "shrink": "area",
         "enlarge": "cubic",
+        "multiple": 32,
     }
+    older = {key: value for key, value in MIDAS_V1.to_dict().items() if key != "multiple"}
+    assert Preprocessing.from_dict(older) == MIDAS_V1
 
 
 @pytest.mark.parametrize(
@@ -207,6 +291,8 @@ def test_metadata_survives_json():
         ({"size": 0}, "preprocessing.size: must be at least 1, got 0"),
         ({"size": 384.0}, "preprocessing.size: must be a whole number, got 384.0"),
         ({"size": True}, "preprocessing.size: must be a whole number, got True"),
+        ({"multiple": 0}, "preprocessing.multiple: must be at least 1, got 0"),
+        ({"multiple": "14"}, "preprocessing.multiple: must be a whole number, got '14'"),
         ({"shirnk": "area"}, "preprocessing.shirnk: unknown; known are fit, size, shrink, enlarge"),
     ],
 )
