@@ -6,17 +6,19 @@ Kernels are (out, in / groups, height, width), ours (height, width, in / groups,
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from reldepth_jax.config import ModelConfig
+from reldepth_jax.errors import printable
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.network import build, build_encoder
 
 Arrays = dict[str, np.ndarray]
+_MOST_SHOWN = 2000
 Part = Literal["network", "encoder"]
 COUNTER = "num_batches_tracked"
 """Last part of the keys of torch's batch counters, which our networks do not have."""
@@ -89,16 +91,27 @@ class Mismatch(NamedTuple):
         return any(self)
 
     def __str__(self) -> str:
-        parts = [
-            f"{len(keys)} {what}: {', '.join(keys)}"
-            for what, keys in self._asdict().items()
-            if keys
-        ]
-        return "\n  ".join(parts)
+        return "\n  ".join(
+            f"{len(keys)} {what}: {_listed(keys)}" for what, keys in self._asdict().items() if keys
+        )
+
+
+def _listed(keys: list[str]) -> str:
+    # All of a network, but not a million that a file has made up.
+    shown = ", ".join(printable(key[:200]) for key in keys[:_MOST_SHOWN])
+    return shown + (f" and {len(keys) - _MOST_SHOWN} more" if len(keys) > _MOST_SHOWN else "")
+
+
+@runtime_checkable
+class _Shaped(Protocol):
+    """A tensor, or what is known of one before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 def compare(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, _Shaped],
     expected: Mapping[str, Sequence[int]],
     optional: Mapping[str, Sequence[int]] | None = None,
     ignored: Sequence[str] = (),

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 import reldepth_jax
+from reldepth_jax.errors import printable
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.weights import presets
 from reldepth_jax.weights.arrays import COUNTER, Arrays, Mismatch, compare, shapes
 from reldepth_jax.weights.file import CUSTOM, Weights
 from reldepth_jax.weights.presets import KeyMap, Preset
-from reldepth_jax.weights.tensors import WeightsError, read_tensors
+from reldepth_jax.weights.tensors import Outlines, WeightsError, read_tensors
 
 PRETRAINED = "pretrained:"
 """In front of the name of an encoder whose ImageNet weights come with a Python package."""
@@ -38,11 +39,18 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
     if text.startswith(PRETRAINED):
         encoder = text.removeprefix(PRETRAINED)
         path, name = packaged_file(encoder), name or encoder
-    tensors = read_tensors(path).tensors
-    try:
-        preset, rename = _fitting(tensors, name)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    fitting: list[tuple[Preset, KeyMap]] = []
+
+    def wanted(outlines: Outlines, _: Mapping[str, str]) -> list[str]:
+        try:
+            fitting.append(_fitting(outlines, name))
+        except WeightsError as error:
+            raise WeightsError(f"{printable(path)}: {error}") from None
+        preset, rename = fitting[0]
+        return [rename(key) for key in shapes(preset.model, preset.part)]
+
+    tensors = read_tensors(path, wanted).tensors
+    preset, rename = fitting[0]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Weights(
@@ -119,7 +127,7 @@ class _Candidate(NamedTuple):
     mismatch: Mismatch
 
 
-def _fitting(tensors: Mapping[str, np.ndarray], name: str | None) -> tuple[Preset, KeyMap]:
+def _fitting(tensors: Outlines, name: str | None) -> tuple[Preset, KeyMap]:
     """Return the network that the tensors belong to, `name` if that is given."""
     nearest = _closest(tensors, presets.get(name)) if name else _nearest(tensors)
     if nearest is None:
@@ -136,7 +144,7 @@ def _fitting(tensors: Mapping[str, np.ndarray], name: str | None) -> tuple[Prese
     return preset, rename
 
 
-def _closest(tensors: Mapping[str, np.ndarray], preset: Preset) -> _Candidate:
+def _closest(tensors: Outlines, preset: Preset) -> _Candidate:
     ours = shapes(preset.model, preset.part)
 
     def candidate(rename: KeyMap) -> _Candidate:
@@ -147,7 +155,7 @@ def _closest(tensors: Mapping[str, np.ndarray], preset: Preset) -> _Candidate:
     return min(map(candidate, preset.key_maps), key=_differences)
 
 
-def _nearest(tensors: Mapping[str, np.ndarray]) -> _Candidate | None:
+def _nearest(tensors: Outlines) -> _Candidate | None:
     """Return the network that fits best, None if the keys are not those of any."""
     found = []
     for preset in map(presets.get, presets.names()):
@@ -163,7 +171,7 @@ def _differences(candidate: _Candidate) -> int:
     return sum(map(len, candidate.mismatch))
 
 
-def _could_be(tensors: Mapping[str, np.ndarray], preset: Preset) -> bool:
+def _could_be(tensors: Outlines, preset: Preset) -> bool:
     """Return whether the first and last convolution are there: quicker than all shapes."""
     front = "encoder." if preset.part == "network" else ""
     first = [f"{front}{stem}.weight" for stem in ("conv1", "conv_stem")]

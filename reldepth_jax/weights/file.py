@@ -9,24 +9,43 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import safetensors.numpy
 
 import reldepth_jax
+from reldepth_jax import checked_json
 from reldepth_jax import config as config_module
+from reldepth_jax.checked_json import JsonError, anything, each, fields, one_of, text, whole
 from reldepth_jax.config import Config, ModelConfig
 from reldepth_jax.data.images.io import atomic_write
 from reldepth_jax.data.images.preprocessing import Preprocessing
-from reldepth_jax.errors import UserError
+from reldepth_jax.errors import UserError, printable
+from reldepth_jax.types import LARGER_IS
 from reldepth_jax.weights import presets
 from reldepth_jax.weights.arrays import Arrays, Part, compare, shapes
-from reldepth_jax.weights.tensors import WeightsError, read_tensors
+from reldepth_jax.weights.tensors import Outlines, WeightsError, is_regular, read_tensors
 
 _KEY = "reldepth_jax"
 _FORMAT = 1
 CUSTOM = "custom"
+_ANY_FORMAT = fields({"format": whole(1), "version": text(100)}, others=True)
+_FACTS = fields(
+    {
+        "format": whole(1, _FORMAT),
+        "version": text(100),
+        "architecture": text(100),
+        "part": one_of("network", "encoder"),
+        # Looked at by the classes that they are of.
+        "model": each(anything),
+        "preprocessing": each(anything),
+        "larger_is": one_of(*LARGER_IS.values()),
+        "provenance": each(text(10_000)),
+    }
+)
+_STEP = re.compile("[0-9]{1,15}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +94,8 @@ def _function(model: ModelConfig) -> ModelConfig:
 def is_ours(path: str | os.PathLike[str]) -> bool:
     """Return whether this is a safetensors file that `write` made, whole or damaged."""
     try:
+        if not is_regular(path):
+            return False
         with open(path, "rb") as file:
             start = file.read(1 << 16)
     except OSError:
@@ -97,7 +118,7 @@ def write(path: str | os.PathLike[str], weights: Weights) -> None:
         "part": weights.part,
         "model": _model_to_dict(weights.model),
         "preprocessing": weights.preprocessing.to_dict(),
-        "larger_is": "farther" if weights.model.output == "depth" else "nearer",
+        "larger_is": LARGER_IS[weights.model.output],
         "provenance": dict(weights.provenance),
     }
     data = safetensors.numpy.save(weights.arrays, {_KEY: json.dumps(facts)})
@@ -107,53 +128,76 @@ def write(path: str | os.PathLike[str], weights: Weights) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Weights:
-    """Read a file that `write` made; strict about keys and shapes.
+    """Read a file that `write` made; strict about metadata, keys and shapes.
 
     Raises WeightsError with one line for anything else.
     """
-    held = read_tensors(path)
-    text = held.metadata.get(_KEY)
-    if text is None:
-        raise WeightsError(
-            f"{path}: holds weights in another program's layout; convert them first:"
-            f" reldepth convert {path} OUT.safetensors"
-        )
-    try:
-        facts = json.loads(text)
-        if facts["format"] > _FORMAT:
+    name = printable(path)
+    made: list[Weights] = []
+
+    def wanted(outlines: Outlines, metadata: Mapping[str, str]) -> list[str]:
+        said = metadata.get(_KEY)
+        if said is None:
             raise WeightsError(
-                f"{path}: written by reldepth_jax {facts['version']}, which is newer; update"
+                f"{name}: holds weights in another program's layout; convert them first:"
+                f" reldepth convert {name} OUT.safetensors"
             )
-        part, provenance = facts["part"], facts["provenance"]
-        model = _model_from_dict(facts["model"])
-        preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-        if part not in ("network", "encoder") or not isinstance(provenance, dict):
-            raise ValueError(f"part {part!r}, provenance {type(provenance).__name__}")
-        if preprocessing.multiple % model.multiple:
-            raise ValueError(
-                f"preprocessing.multiple {preprocessing.multiple}, which is none of"
-                f" {model.encoder.name}'s {model.multiple}"
+        try:
+            made.append(_described(said))
+            expected = shapes(made[0].model, made[0].part)
+        except WeightsError as error:
+            raise WeightsError(f"{name}: {error}") from None
+        except UserError as error:
+            raise WeightsError(f"{name}: its metadata: {printable(str(error))}") from None
+        except Exception as error:
+            # Numbers that no network can have make its layers raise what they like.
+            reason = f"{type(error).__name__}: {printable(str(error)[:200])}"
+            raise WeightsError(f"{name}: its metadata cannot be used: {reason}") from None
+        mismatch = compare(outlines, expected)
+        if mismatch:
+            raise WeightsError(
+                f"{name}: does not hold the network that its metadata names:\n  {mismatch}"
             )
-    except WeightsError:
-        raise
-    except UserError as error:
-        raise WeightsError(f"{path}: its metadata: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: its metadata cannot be read: {type(error).__name__}: {error}"
-        ) from None
-    mismatch = compare(held.tensors, shapes(model, part))
-    if mismatch:
-        raise WeightsError(
-            f"{path}: does not hold the network that its metadata names:\n  {mismatch}"
-        )
-    return Weights(
-        model=model,
-        part=part,
-        preprocessing=preprocessing,
-        arrays=held.tensors,
-        provenance={str(key): str(value) for key, value in provenance.items()},
+        return list(expected)
+
+    held = read_tensors(path, wanted, as_named=True)
+    return dataclasses.replace(made[0], arrays=held.tensors)
+
+
+def _described(content: str) -> Weights:
+    """Return what the metadata say, without arrays; raises UserError if they are wrong."""
+    try:
+        first = checked_json.parse(content, _ANY_FORMAT)
+        if first["format"] > _FORMAT:
+            raise WeightsError(
+                f"written by reldepth_jax {printable(first['version'])}, which is newer; update"
+            )
+        facts = _FACTS(first)
+    except JsonError as error:
+        raise WeightsError(f"its metadata cannot be read: {error}") from None
+    weights = Weights(
+        model=_model_from_dict(facts["model"]),
+        part=facts["part"],
+        preprocessing=Preprocessing.from_dict(facts["preprocessing"]),
+        arrays={},
+        provenance={printable(key): printable(v) for key, v in facts["provenance"].items()},
     )
+    if weights.preprocessing.multiple % weights.model.multiple:
+        raise WeightsError(
+            f"its metadata: preprocessing.multiple {weights.preprocessing.multiple}, which is none"
+            f" of {weights.model.encoder.name}'s {weights.model.multiple}"
+        )
+    if facts["larger_is"] != LARGER_IS[weights.model.output]:
+        raise WeightsError(
+            f"its metadata contradict each other: larger_is {facts['larger_is']}, model.output"
+            f" {weights.model.output}"
+        )
+    if not _STEP.fullmatch(weights.provenance.get("step", "0")):
+        raise WeightsError(
+            "its metadata: provenance.step: expected a whole number, got"
+            f" '{weights.provenance['step'][:40]}'"
+        )
+    return weights
 
 
 def _model_to_dict(model: ModelConfig) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """Reading tensors from files that may be hostile.
 
-Torch files are pickles, and a pickle is a program. Three things protect this process:
-`weights.pickles` reads it without running it and refuses what plain weights do not need; what
-passes goes to `torch.load(weights_only=True)`; and torch must be recent enough for that to hold
-(CVE-2025-32434: before 2.6, CVE-2026-24747: before 2.10).
+Torch files are pickles, and a pickle is a program: `weights.pickles` reads it without running it.
+What a file holds is known, and compared with what is wanted, before values are read.
 """
 
+import contextlib
+import math
 import os
-import re
 import stat
 import struct
-import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, Any, Literal, NamedTuple
 
 import ml_dtypes
@@ -20,13 +19,27 @@ from safetensors import SafetensorError, safe_open
 from reldepth_jax import checked_json
 from reldepth_jax.checked_json import JsonError
 from reldepth_jax.errors import UserError, printable
-from reldepth_jax.weights.pickles import RefusedPickle, check_archive, check_pickles
+from reldepth_jax.weights import pickles
+from reldepth_jax.weights.pickles import RefusedPickle
 
 
 class WeightsError(UserError):
     """A file of weights that cannot be used, in one line."""
 
     exit_code = 3
+
+
+class Outline(NamedTuple):
+    """A tensor before its values are read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As the file calls it."""
+    size: int
+    """Bytes in memory."""
+
+
+Outlines = Mapping[str, Outline]
 
 
 class TensorFile(NamedTuple):
@@ -39,6 +52,15 @@ class TensorFile(NamedTuple):
     format: Literal["safetensors", "torch"]
 
 
+class _Opened(NamedTuple):
+    """A file whose header has been read."""
+
+    tensors: Outlines
+    metadata: dict[str, str]
+    format: Literal["safetensors", "torch"]
+    read: Callable[[Collection[str]], dict[str, np.ndarray]]
+
+
 _MAX_RANK = 8
 _MAX_HEADER = 2**24
 """Bytes of a safetensors header; a network of 1000 tensors has 0.1 MB."""
@@ -48,40 +70,72 @@ _DTYPES = {
     "U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64,
 }  # fmt: skip
 
-_TORCH = (2, 10)
-"""Oldest torch whose `weights_only` is trusted."""
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_SPARE = 2**24
+"""Bytes that storages may hold beyond four times what their tensors take."""
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "module")
+_PREFIXES = ("module.", "model.", "net.", "state_dict.")
+"""What wrappers of networks put in front of all names: parallelism, trainers."""
+_COMPILED = "_orig_mod."
+"""What torch.compile puts into the names of what it has compiled, the network or parts of it."""
 
 
-def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Return whether this is a file that can be opened without waiting for somebody to write."""
+    return stat.S_ISREG(os.stat(path).st_mode)
+
+
+def read_tensors(
+    path: str | os.PathLike[str],
+    wanted: Callable[[Outlines, Mapping[str, str]], Collection[str]] | None = None,
+    *,
+    as_named: bool = False,
+) -> TensorFile:
     """Read safetensors or what `torch.save` wrote of a state dict; the content says which it is.
 
     Half precision, bfloat16 and double become float32. The dict may be in others under
-    "state_dict", "model" or "model_state_dict", beside whatever else a checkpoint holds; a prefix
-    "module." that all names have is dropped. No code of the file is run.
+    "state_dict", "model", "model_state_dict", "net" or "module", beside whatever else a checkpoint
+    holds; prefixes that all names have ("module.", "model.", "net.", "state_dict.") are dropped,
+    and "_orig_mod." anywhere, unless `as_named`. No code of the file is run.
+
+    Args:
+      wanted: given names with shapes, and the metadata, returns the names to read, or raises what
+        it likes. Nothing else is read, so that a file takes no more memory than they do. Default:
+        all.
 
     Raises WeightsError, one line of at most 300 characters: the path and what is wrong.
     """
+    with contextlib.ExitStack() as stack:
+        with _told(path):
+            # Checked before it is opened: opening a pipe would wait for a writer.
+            if not is_regular(path):
+                raise WeightsError("is not a regular file")
+            opened = _open(stack.enter_context(open(path, "rb")), as_named)
+        names = opened.tensors if wanted is None else wanted(opened.tensors, opened.metadata)
+        with _told(path):
+            tensors = opened.read(names)
+            _check_values(tensors)
+    return TensorFile(tensors, opened.metadata, opened.format)
+
+
+@contextlib.contextmanager
+def _told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into WeightsError."""
     try:
-        # Checked before it is opened: opening a pipe would wait for a writer.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise WeightsError("is not a regular file")
-        with open(path, "rb") as file, warnings.catch_warnings():
-            # Torch comments on storages, protocols and archives, which are no user's concern.
-            warnings.simplefilter("ignore")
-            return _read(file)
+        yield
     except (WeightsError, RefusedPickle) as error:
         reason = str(error)
     except FileNotFoundError:
         reason = "no such file"
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
+    except MemoryError:
+        reason = "there is not enough memory for it"
     except Exception as error:
         # A hostile file can make readers raise any type there is.
         said = str(error).strip().split("\n")[0]
-        # Torch's advice for files that it refuses is to read them unsafely.
-        said = "" if "weights_only" in said or "Weights only" in said else f": {said}"
-        reason = f"is damaged, or holds no plain weights ({type(error).__name__}{said})"
+        reason = f"is damaged, or holds no plain weights ({type(error).__name__}: {said})"
+    else:
+        return
     name = _clipped(path, 120)
     raise WeightsError(f"{name}: {_clipped(reason, 298 - len(name))}")
 
@@ -92,31 +146,62 @@ def _clipped(text: str | os.PathLike[str], length: int) -> str:
     return line if len(line) <= length else f"{line[: length // 2 - 1]}…{line[-length // 2 :]}"
 
 
-def _read(file: IO[bytes]) -> TensorFile:
+def _open(file: IO[bytes], as_named: bool) -> _Opened:
     head = file.read(512)
     file.seek(0)
     # First: the length of a header can begin as a pickle does, and no other format has "{" there.
     if head[8:9] == b"{":
-        tensors, metadata = _read_safetensors(file)
-        format = "safetensors"
+        opened = _open_safetensors(file)
     elif head.startswith((b"PK", b"\x80")):
-        check = check_archive if head.startswith(b"PK") else check_pickles
-        check(file)
-        file.seek(0)
-        tensors, metadata = _read_torch(file), {}
-        format = "torch"
+        opened = _open_torch(file, head.startswith(b"PK"))
     else:
         raise WeightsError(_description(head))
-    if not tensors:
+    if not opened.tensors:
         raise WeightsError("holds no tensors")
+    # Strides, tied tensors and wider types make much out of little.
+    if sum(tensor.size for tensor in opened.tensors.values()) > 4 * _size(file):
+        raise WeightsError("its tensors are larger than the file; it is damaged or hostile")
+    if as_named:
+        return opened
+    short = _shortened(opened.tensors)
+    tensors = {new: opened.tensors[old] for new, old in short.items()}
+
+    def read(names: Collection[str]) -> dict[str, np.ndarray]:
+        found = opened.read([short[name] for name in names])
+        return {name: found[short[name]] for name in names}
+
+    return opened._replace(tensors=tensors, read=read)
+
+
+def _shortened(names: Collection[str]) -> dict[str, str]:
+    """Return the names without what wrappers put into them -> the names."""
+    short = {name.replace(_COMPILED, ""): name for name in names}
+    if len(short) < len(names):
+        raise WeightsError(f"names that differ by {_COMPILED} alone")
+    while front := next((p for p in _PREFIXES if all(n.startswith(p) for n in short)), ""):
+        short = {new.removeprefix(front): old for new, old in short.items()}
+    return short
+
+
+def _check_values(tensors: Mapping[str, np.ndarray]) -> None:
     infinite = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if infinite:
-        more = f" and {len(infinite) - 3} more" if len(infinite) > 3 else ""
-        raise WeightsError(f"tensors not finite in float32: {', '.join(infinite[:3])}{more}")
-    for _ in range(2):  # One wrapper for data parallelism around another.
-        if all(name.startswith("module.") for name in tensors):
-            tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
-    return TensorFile(tensors, metadata, format)
+        raise WeightsError(f"tensors not finite in float32: {_few(infinite)}")
+    negative = [
+        name
+        for name, array in tensors.items()
+        if name.endswith("running_var") and (array < 0).any()
+    ]
+    if negative:
+        raise WeightsError(f"negative variances: {_few(negative)}; it is damaged")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def _description(head: bytes) -> str:
@@ -140,9 +225,18 @@ def _check_tensor(
         raise WeightsError(f"tensor {name} is {dtype} {shape}; weights are floating-point numbers")
 
 
-def _read_safetensors(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _as_read(array: np.ndarray) -> np.ndarray:
+    """Return values of any type as they are handed on."""
+    is_float = array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32 if is_float else array.dtype).reshape(
+            array.shape
+        )
+
+
+def _open_safetensors(file: IO[bytes]) -> _Opened:
     (length,) = struct.unpack("<Q", file.read(8))
-    size = os.fstat(file.fileno()).st_size
+    size = _size(file)
     if length > min(_MAX_HEADER, size - 8):
         raise WeightsError(
             f"safetensors header of {length} bytes in a file of {size}: truncated or damaged"
@@ -158,54 +252,60 @@ def _read_safetensors(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str,
     except JsonError as error:
         raise WeightsError(f"safetensors header: {error}") from None
     metadata = header.pop("__metadata__", None) or {}
-    tensors = {}
+    outlines = {}
     for name, entry in header.items():
-        # Read here, because the library's arrays for NumPy have no bfloat16.
-        dtype, shape = np.dtype(_DTYPES.get(entry["dtype"], np.void)), tuple(entry["shape"])
-        is_float = entry["dtype"] in ("F16", "BF16", "F32", "F64")
-        _check_tensor(name, entry["dtype"], shape, is_float, is_integer=dtype.kind in "iu")
+        shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        file.seek(8 + length + begin)
-        array = np.fromfile(file, np.uint8, end - begin).view(dtype)
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32 if is_float else dtype, copy=False)
-        tensors[name] = array.reshape(shape)
-    return tensors, metadata
+        is_float = entry["dtype"] in ("F16", "BF16", "F32", "F64")
+        is_integer = np.dtype(_DTYPES.get(entry["dtype"], np.void)).kind in "iu"
+        _check_tensor(name, entry["dtype"], shape, is_float, is_integer)
+        outlines[name] = Outline(shape, entry["dtype"], end - begin)
+
+    def read(names: Collection[str]) -> dict[str, np.ndarray]:
+        found = {}
+        for name in names:
+            # Read here, because the library's arrays for NumPy have no bfloat16.
+            shape, dtype, size = outlines[name]
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            array = np.fromfile(file, np.uint8, size).view(_DTYPES[dtype])
+            found[name] = _as_read(array.reshape(shape))
+        return found
+
+    return _Opened(outlines, metadata, "safetensors", read)
 
 
-def _read_torch(file: IO[bytes]) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise WeightsError(
-            "reading a torch file needs torch: pip install 'reldepth-jax[torch]', or give a"
-            " .safetensors"
-        ) from None
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _TORCH:
-        raise WeightsError(
-            f"torch {torch.__version__} has known holes in reading files; install torch"
-            f" {_TORCH[0]}.{_TORCH[1]} or newer, or give a .safetensors"
+def _open_torch(file: IO[bytes], is_archive: bool) -> _Opened:
+    saved = pickles.open_archive(file) if is_archive else pickles.open_pickles(file)
+    state = _unwrapped(saved.content)
+    outlines = {}
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, pickles.Tensor):
+            kind = "dict" if isinstance(value, dict) else type(value).__name__
+            raise WeightsError(f"state dict with {kind} under {name!r:.60}, not a tensor")
+        dtype = value.storage.dtype
+        is_float = dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+        _check_tensor(name, f"torch.{dtype}", value.shape, is_float, dtype.kind in "iu")
+        outlines[name] = Outline(
+            value.shape, f"torch.{dtype}", math.prod(value.shape) * dtype.itemsize
         )
-    # The open file, not its name: by the name, torch would choose another reader.
-    found = _unwrapped(torch.load(file, map_location="cpu", weights_only=True))
-    # Strides and tied tensors make much out of little.
-    allowed = 4 * os.fstat(file.fileno()).st_size
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(
-                f"state dict with {type(value).__name__} under {name!r:.60}, not a tensor"
-            )
-        is_float = value.is_floating_point()
-        _check_tensor(name, value.dtype, tuple(value.shape), is_float, value.dtype != torch.bool)
-        allowed -= value.numel() * value.element_size()
-        if allowed < 0:
-            raise WeightsError("its tensors are larger than the file; it is damaged or hostile")
-    tensors = {}
-    for name, value in found.items():
-        value = value.detach()
-        value = value.float() if value.is_floating_point() else value
-        tensors[name] = np.asarray(value.numpy(), order="C")
-    return tensors
+
+    def read(names: Collection[str]) -> dict[str, np.ndarray]:
+        held = {state[name].storage for name in names}
+        needed = sum(outlines[name].size for name in names)
+        if sum(one.length * one.dtype.itemsize for one in held) > 4 * needed + _SPARE:
+            raise WeightsError("its storages are much larger than its tensors; save clones of them")
+        # Tensors may share one.
+        values = {storage: saved.read(storage) for storage in held}
+        return {name: _as_read(_view(state[name], values[state[name].storage])) for name in names}
+
+    return _Opened(outlines, {}, "torch", read)
+
+
+def _view(tensor: pickles.Tensor, values: np.ndarray) -> np.ndarray:
+    if 0 in tensor.shape:
+        return np.empty(tensor.shape, values.dtype)
+    steps = [step * values.itemsize for step in tensor.strides]
+    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, steps)
 
 
 def _unwrapped(content: Any) -> dict[Any, Any]:

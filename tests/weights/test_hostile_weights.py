@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tarfile
 import timeit
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -375,17 +376,6 @@ def test_what_other_code_of_the_process_allows_is_refused_all_the_same(canary: C
     assert canary.fired()
 
 
-def test_torch_is_always_asked_for_weights_only(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-):
-    asked = []
-    monkeypatch.setattr(torch, "load", lambda file, **options: asked.append(options) or STATE)
-    for archive in (True, False):
-        (tmp_path / "weights").write_bytes(saved(STATE, archive=archive))
-        read_tensors(tmp_path / "weights")
-    assert asked == [{"map_location": "cpu", "weights_only": True}] * 2
-
-
 def test_a_registered_extension_is_refused(canary: Canary):
     copyreg.add_extension("builtins", "exec", 240)
     try:
@@ -690,6 +680,18 @@ WRAPPED = {
     "beside_a_name": {"state_dict": STATE, "model": "resnet50"},
     "module": {f"module.{name}": value for name, value in STATE.items()},
     "module_twice": {f"module.module.{name}": value for name, value in STATE.items()},
+    "compiled": {f"_orig_mod.{name}": value for name, value in STATE.items()},
+    "compiled_in_parallel": {f"module._orig_mod.{name}": v for name, v in STATE.items()},
+    "parallel_compiled": {f"_orig_mod.module.{name}": v for name, v in STATE.items()},
+    "compiled_parts": {
+        "_orig_mod.a.weight": STATE["a.weight"],
+        "b.module._orig_mod.bias": STATE["b.module.bias"],
+    },
+    "lightning": {"state_dict": {f"model.{name}": v for name, v in STATE.items()}, **CHECKPOINT},
+    "lightning_net": {"state_dict": {f"net.module.{name}": v for name, v in STATE.items()}},
+    "flattened": {f"state_dict.{name}": value for name, value in STATE.items()},
+    "net": {"net": STATE, **CHECKPOINT},
+    "deepspeed": {"module": STATE, **CHECKPOINT},
     "module_wrapped": {"state_dict": {f"module.{name}": value for name, value in STATE.items()}},
 }
 
@@ -712,6 +714,11 @@ def test_hundreds_of_tensors_and_tied_ones_are_read(tmp_path: pathlib.Path):
     (tmp_path / "a.pt").write_bytes(saved(state))
     tensors = read_tensors(tmp_path / "a.pt").tensors
     assert [float(value) for value in tensors.values()] == [*range(300), 299]
+
+
+def test_our_own_names_are_taken_as_they_are(tmp_path: pathlib.Path):
+    (tmp_path / "a.pt").write_bytes(saved({"model._orig_mod.a": torch.ones(1)}))
+    assert read_tensors(tmp_path / "a.pt", as_named=True).tensors.keys() == {"model._orig_mod.a"}
 
 
 def test_a_prefix_that_only_some_names_have_stays(tmp_path: pathlib.Path):
@@ -798,28 +805,150 @@ def test_the_exit_code_is_that_of_unusable_data():
     assert WeightsError.exit_code == 3
 
 
-def test_without_torch_only_its_files_are_refused(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+VIEWS: dict[str, torch.Tensor] = {
+    "transposed": torch.arange(12.0).reshape(3, 4).T,
+    "part": torch.arange(12.0).reshape(3, 4)[1:, 1::2],
+    "expanded": torch.arange(3.0).expand(2, 3),
+    "scalar_of_many": torch.arange(12.0)[7],
+    "nothing": torch.zeros(0, 3),
+    "last_channels": torch.arange(120.0).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "half": torch.arange(5, dtype=torch.float16)[2:],
+    "parameter": torch.nn.Parameter(torch.arange(4.0), requires_grad=False),
+}
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["zip", "legacy"])
+def test_views_are_what_torch_reads_and_no_torch_is_needed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, archive: bool
 ):
-    content = saved(STATE)
-    (tmp_path / "weights").write_bytes(layout(GOOD))
+    shared = torch.arange(20.0)
+    state = VIEWS | {"first": shared[:5], "second": shared[3:].reshape(17, 1), "tied": shared}
+    content = saved({"state_dict": state, **CHECKPOINT}, archive=archive)
+    (tmp_path / "a.pt").write_bytes(content)
+    expected = torch.load(io.BytesIO(content), weights_only=True)["state_dict"]
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert refusal(tmp_path, content) == (
-        "reading a torch file needs torch: pip install 'reldepth-jax[torch]', or give a"
-        " .safetensors"
+    tensors = read_tensors(tmp_path / "a.pt").tensors
+    assert tensors.keys() == expected.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(value, expected[name].float().numpy(), strict=True)
+
+
+@pytest.mark.parametrize("name", ["torch.FloatStorage", "torch.Size", "collections.OrderedDict"])
+def test_names_of_torch_are_given_no_attributes(tmp_path: pathlib.Path, name: str):
+    module, _, attribute = name.rpartition(".")
+    found = b"\x80\x02c" + f"{module}\n{attribute}\n".encode()
+    for state in (b"}" + text("x") + b"K\x01s", b"N}" + text("__call__") + b"Ns\x86"):
+        assert "gives attributes" in refusal(tmp_path, zipped(found + state + b"b."))
+
+
+def overlapping() -> bytes:
+    """Return a torch file in which 300 storages are the same 16 kB."""
+    content = saved({str(index): torch.full((4096,), 1.0 + index) for index in range(300)})
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        # Nothing but the directory says where an entry is.
+        start = archive.start_dir
+        first = entries["archive/data/0"]
+        for name, entry in entries.items():
+            if "/data/" in name:
+                entry.header_offset, entry.CRC = first.header_offset, first.CRC
+        directory = io.BytesIO()
+        archive.fp, archive.start_dir = directory, 0
+        archive._write_end_record()  # pyright: ignore[reportAttributeAccessIssue]
+    end = directory.getvalue()
+    place = end.rindex(b"PK\x05\x06") + 16
+    return content[:start] + end[:place] + struct.pack("<I", start) + end[place + 4 :]
+
+
+def huge_legacy() -> bytes:
+    storage = ("storage", torch.FloatStorage, "0", "cpu", 2**29)
+    program = rebuilt(0, (2**29,), (1,), False, NO_HOOKS, key=storage)
+    return (
+        legacy(program)[: -len(pickle.dumps([], 2))]
+        + pickle.dumps(["0"], 2)
+        + bytes([0, 0, 0, 32, 0, 0, 0, 0])
     )
-    assert read_tensors(tmp_path / "weights").tensors.keys() == {"a", "b"}
 
 
-@pytest.mark.parametrize(
-    ("version", "fit"), [("2.9.1+cpu", False), ("2.10.0", True), ("1.13", False)]
-)
-def test_torch_with_known_holes_is_refused(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, version: str, fit: bool
-):
-    (tmp_path / "weights.pth").write_bytes(saved(STATE))
-    monkeypatch.setattr(torch, "__version__", version)
-    if fit:
-        read_tensors(tmp_path / "weights.pth")
-    else:
-        assert f"torch {version} has known holes" in refused(tmp_path / "weights.pth")
+def in_one_storage() -> bytes:
+    return saved({"a": torch.zeros(2**24)[:4]})
+
+
+def long_directory() -> bytes:
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 1, 1, 2**31 - 100, 0, 0)
+    return b"PK\x03\x04" + bytes(2**20), end
+
+
+SPARSE = 2**31
+HUGE: dict[str, tuple[str, bytes | tuple[bytes, bytes]]] = {
+    "overlapping_entries": ("overlap", overlapping()),
+    "sparse_safetensors": (
+        "no network", layout({"a": entry(0, SPARSE, (2**29,))}, b"")
+    ),
+    "sparse_legacy": ("no network", huge_legacy()),
+    "sparse_text_of_a_pickle": ("damaged", b"\x80\x02X" + struct.pack("<I", 2**31 - 1)),
+    "sparse_directory_of_an_archive": ("directory", long_directory()),
+    "large_storage": ("storages are much larger", in_one_storage()),
+    "memo_of_4_billions": ("counts beyond", zipped(b"\x80\x02}r\xff\xff\xff\xff.")),
+    "100_dimensions": (
+        "100 dimensions", zipped(rebuilt(0, (2**30,) * 100, (1,) * 100, False, NO_HOOKS))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_files_are_refused_before_they_take_memory(tmp_path: pathlib.Path, case: str):
+    said, content = HUGE[case]
+    start, end = content if isinstance(content, tuple) else (content, b"")
+    path = tmp_path / "weights.pth"
+    path.write_bytes(start)
+    if case.startswith("sparse"):
+        size = len(start) + SPARSE if "safetensors" in case or "legacy" in case else SPARSE
+        with open(path, "rb+") as file:
+            file.truncate(size - len(end))
+            file.seek(0, os.SEEK_END)
+            file.write(end)
+
+    def none(outlines: Any, metadata: Any) -> list[str]:
+        raise WeightsError(f"{path}: no network")
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match=said):
+            read_tensors(path, none if said == "no network" else None)
+        assert tracemalloc.get_traced_memory()[1] < 2e8
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_only_what_is_wanted_is_read(tmp_path: pathlib.Path, kind: str):
+    state = {"a": torch.ones(3), "large": torch.zeros(2**23)}
+    content = (
+        safetensors.numpy.save({name: value.numpy() for name, value in state.items()})
+        if kind == "safetensors"
+        else saved(state, archive=kind == "zip")
+    )
+    (tmp_path / "a").write_bytes(content)
+    shapes = {}
+
+    def wanted(outlines: Any, metadata: Any) -> list[str]:
+        shapes.update({name: outline.shape for name, outline in outlines.items()})
+        return ["a"]
+
+    tracemalloc.start()
+    tensors = read_tensors(tmp_path / "a", wanted).tensors
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert shapes == {"a": (3,), "large": (2**23,)}
+    assert {name: value.tolist() for name, value in tensors.items()} == {"a": [1, 1, 1]}
+    # Of 33 MB; of an old torch file the begin is read, and of an archive the directory looked for.
+    assert peak < {"legacy": 20e6, "zip": 5e6, "safetensors": 1e6}[kind]
+
+
+def test_negative_variances_are_refused(tmp_path: pathlib.Path):
+    state = {"bn.running_var": torch.tensor([1.0, -1e-9]), "bn.running_mean": -torch.ones(2)}
+    assert "negative variances: bn.running_var" in refusal(tmp_path, saved(state))
+    state["bn.running_var"] = torch.tensor([0.0, 1.0])
+    (tmp_path / "a").write_bytes(saved(state))
+    assert read_tensors(tmp_path / "a").tensors["bn.running_var"].tolist() == [0, 1]

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -190,6 +191,21 @@ REFUSED = {
     "without preprocessing": ({"preprocessing": 3}, "preprocessing"),
     "of an unknown part": ({"part": "half"}, "half"),
     "with odd provenance": ({"provenance": [1]}, "provenance"),
+    "with a number for a licence": ({"provenance": {"licence": 1}}, "provenance.licence: expected"),
+    "of an odd step": ({"provenance": {"step": "1e3\x1b"}}, r"provenance.step: expected a whole"),
+    "of a huge step": ({"provenance": {"step": "9" * 5000}}, "provenance.step"),
+    "of a text for a format": ({"format": "1"}, "format: expected a whole number, got '1'"),
+    "of format 0": ({"format": 0}, "format: expected a whole number from 1 on, got 0"),
+    "of two signs": ({"larger_is": "farther"}, "larger_is farther, model.output disparity"),
+    "with an extra field": ({"extra\x1b[2J": 1}, r"extra\x1b[2J: is unknown"),
+    "with a control character": ({"part": "\x1b[2J"}, r"'\x1b[2J'"),
+    "of an absurd width": ({"model": {"decoder_width": 10**30}}, "decoder_width"),
+    "of a wide network": ({"model": {"decoder_width": 4096}}, "misshaped"),
+    "of no size": ({"preprocessing": PREPROCESSING.to_dict() | {"size": 0}}, "preprocessing.size"),
+    "of an absurd size": (
+        {"preprocessing": PREPROCESSING.to_dict() | {"size": 10**20 * 32}},
+        "preprocessing.size",
+    ),
 }
 
 
@@ -203,6 +219,35 @@ def test_files_whose_metadata_are_wrong_are_refused(case: str, saved: pathlib.Pa
         networks.load_model(saved)
     assert said in str(caught.value)
     assert str(saved) in str(caught.value)
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+
+
+def test_names_and_licences_are_printed_without_control_characters(
+    saved: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    rewrite(
+        saved, provenance={"licence": "MIT\x1b]0;x\x07\nline", "started_from": "\x9bx", "\t": "\r"}
+    )
+    assert run("convert", saved, tmp_path / "out.safetensors") == 0
+    told = capsys.readouterr().out
+    assert r"licence of the public weights: MIT\x1b]0;x\x07\nline" in told
+    assert r"started from \x9bx," in told
+    assert all(line.isprintable() for line in told.split("\n"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: pathlib.Path):
+    place = tmp_path / "pipe" if kind == "pipe" else pathlib.Path(os.devnull)
+    if kind == "pipe":
+        os.mkfifo(place)
+    for command in (
+        lambda: run("convert", place, tmp_path / "out.safetensors"),
+        lambda: networks.load_model(place),
+        lambda: run("predict", "x.png", "--weights", place, "--output", tmp_path / "out"),
+        lambda: training.train(tiny_training(init_from=place), tmp_path / "next"),
+    ):
+        with pytest.raises(UserError, match=f"{place}: is not a regular file"):
+            command()
 
 
 def test_another_programs_file_is_pointed_to_the_converter(tmp_path: pathlib.Path):

@@ -32,6 +32,10 @@ from reldepth_jax.errors import UserError
 NetworkImage = UInt8[np.ndarray, "_h _w 3"] | Float32[np.ndarray, "_h _w 3"]
 """RGB: uint8 in 0..255, or float32 in 0..1, where `cubic` overshoots both ends."""
 
+_MAX_SIZE = 2**14
+"""No machine holds the features of a larger square."""
+_MAX_MULTIPLE = 1024
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -71,10 +75,12 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         _require_choices(dataclasses.asdict(self))
-        if self.size < 1:
-            raise UserError(f"preprocessing.size: must be at least 1, got {self.size}")
-        if self.multiple < 1:
-            raise UserError(f"preprocessing.multiple: must be at least 1, got {self.multiple}")
+        if not 1 <= self.size <= _MAX_SIZE:
+            raise UserError(f"preprocessing.size: must be from 1 to {_MAX_SIZE}, got {self.size}")
+        if not 1 <= self.multiple <= _MAX_MULTIPLE:
+            raise UserError(
+                f"preprocessing.multiple: must be from 1 to {_MAX_MULTIPLE}, got {self.multiple}"
+            )
         exact = self.fit in ("long_side_floor", "long_side_ceil", "square")
         if exact and self.size % self.multiple:
             raise UserError(
