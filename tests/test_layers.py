@@ -15,7 +15,7 @@ import reldepth_jax
 LAYERS = [
     {"errors", "plugins", "data.workers"},
     {"types", "registry", "failpoints", "runtime", "checked_json"},
-    {"config", "ops"},
+    {"config", "ops", "json_lines"},
     {"models", "samplers", "metrics", "data.images"},
     {"losses", "data.cropping", "data.label_noise"},
     {"data.selection", "data.transforms"},

@@ -18,6 +18,7 @@ import dataclasses
 import json
 
 from reldepth_jax.cli import command
+from reldepth_jax.errors import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
     report = inspect.inspect(options.workdir, verify=options.verify)
     if options.json:
-        print(json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(report), indent=1))
     else:
-        print("\n".join(report.lines()))
+        print("\n".join(map(printable, report.lines())))
     return 0 if report.ok else 3

@@ -7,9 +7,7 @@ machine can read.
 import contextlib
 import dataclasses
 import functools
-import json
 import os
-import pathlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,14 +15,18 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int32
 
+from reldepth_jax import json_lines
+from reldepth_jax.checked_json import fields, text, whole
 from reldepth_jax.data.cropping import Crop, Opened, WholeSample, open_sample
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.selection import has_instances, names_of
+from reldepth_jax.errors import printable
 from reldepth_jax.types import Sample, Source
 
 T = TypeVar("T")
 
+_LINE = fields({"source": whole(0), "index": whole(0), "error": text()})
 FEW = 10
 """As many unreadable samples are skipped whatever their share, if there are others."""
 
@@ -93,9 +95,9 @@ class SkipUnreadable:
             if index in self._logged:
                 return
             self._logged.add(index)
-            line = json.dumps({"source": self.number, "index": index, "error": error})
-            with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with contextlib.suppress(OSError):
+                line = {"source": self.number, "index": index, "error": error}
+                json_lines.append(self.log, line)
 
     def __reduce__(self):
         """Leave lock and memory behind on the way to a worker."""
@@ -148,13 +150,8 @@ def _black(size: tuple[int, int]) -> Sample:
 
 def read(log: str | os.PathLike[str]) -> dict[tuple[int, int], str]:
     """Return what is wrong with each unreadable sample of a log, by source and index."""
-    found: dict[tuple[int, int], str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in pathlib.Path(log).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                values = json.loads(line)
-                found[values["source"], values["index"]] = values["error"]
-    return found
+    lines = json_lines.read(log, _LINE)
+    return {(line["source"], line["index"]): line["error"] for line in lines}
 
 
 def too_many(log: str | os.PathLike[str], samples: int, share: float) -> str | None:
@@ -163,7 +160,7 @@ def too_many(log: str | os.PathLike[str], samples: int, share: float) -> str | N
     limit = min(max(FEW, int(share * samples)), samples - 1) if share else 0
     if len(unreadable) <= limit:
         return None
-    first = "; ".join(list(unreadable.values())[:3])
+    first = "; ".join(map(printable, list(unreadable.values())[:3]))
     return (
         f"{len(unreadable)} of {samples} samples cannot be read, more than {limit}"
         f" (data.max_unreadable): {first}; all are listed in {log}, to be deleted when they are"

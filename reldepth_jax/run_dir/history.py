@@ -1,13 +1,36 @@
-"""What happened to a run: its starts, saves and stops, one JSON object a line."""
+"""What happened to a run: its starts, saves and stops, and its numbers, one JSON object a line."""
 
 import contextlib
-import json
-import os
 import pathlib
 import time
 from typing import Any
 
+from reldepth_jax import json_lines
+from reldepth_jax.checked_json import JsonError, fields, number, optional, text, whole
 from reldepth_jax.run_dir import layout
+
+_LATEST = 1e11
+"""Seconds: calendars end somewhere behind."""
+_FIELDS = fields(
+    {
+        "time": number(0, _LATEST),
+        "event": text(),
+        "step": optional(whole(0, 10**15)),
+        "lost": optional(whole(0, 10**15)),
+        **dict.fromkeys(("what", "reason", "error"), optional(text())),
+    },
+    others=True,
+)
+
+_NUMBERS = fields(
+    {
+        "step": whole(0, 10**15),
+        "group": text(),
+        "whdr": optional(number(0, 1)),
+        "skipped": optional(number(0, 10**15)),
+    },
+    others=True,
+)
 
 
 class History:
@@ -18,40 +41,22 @@ class History:
 
     def add(self, event: str, **facts: Any) -> None:
         """Append an event with the time; what cannot be written is no reason to stop."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts})
         with contextlib.suppress(OSError):
-            append_line(self._path, line)
+            json_lines.append(self._path, {"time": round(time.time(), 3), "event": event, **facts})
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the events, oldest first."""
-        return [event for event in json_lines(self._path) if "event" in event]
+        """Return the events, oldest first. Those of starts and saves have a step."""
+        return json_lines.read(self._path, _event)
 
 
-def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Append a line to a file; one that a kill cut short does not swallow it."""
-    # One write of a whole line, also from other threads and processes.
-    with open(path, "ab+") as file:
-        file.seek(0, os.SEEK_END)
-        cut = False
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            cut = file.read(1) != b"\n"
-        file.write(b"\n" * cut + line.encode("utf-8") + b"\n")
+def metrics(run_dir: pathlib.Path, group: str) -> list[dict[str, Any]]:
+    """Return the numbers of `train` or `val`, oldest first; OSError if they cannot be read."""
+    lines = json_lines.read(run_dir / layout.METRICS, _NUMBERS)
+    return [line for line in lines if line["group"] == group]
 
 
-def json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines, none if there is no file.
-
-    A line that a kill cut short is left out. Raises OSError if the file cannot be read.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            values = json.loads(line)
-            if isinstance(values, dict):
-                found.append(values)
-    return found
+def _event(value: Any) -> dict[str, Any]:
+    event = _FIELDS(value)
+    if event["event"] in ("start", "saved") and event.get("step") is None:
+        raise JsonError("is missing", "step")
+    return event

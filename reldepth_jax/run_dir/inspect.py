@@ -10,16 +10,18 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+from reldepth_jax.data import unreadable
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import checkpoints as storage
 from reldepth_jax.run_dir import layout
-from reldepth_jax.run_dir.history import History, json_lines
+from reldepth_jax.run_dir.history import History, metrics
 from reldepth_jax.run_dir.lock import holder
 from reldepth_jax.run_dir.manifest import Manifest
 
+T = TypeVar("T")
 _LOG_EVERY = 20
 """Default of `train.log_every`, where there is no configuration to read."""
 _SHOWN = (
@@ -157,8 +159,8 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
         raise NoRunError(
             f"{folder}: no run directory{missing}: neither {signs[0]}, {signs[1]} nor {signs[2]}/"
         )
-    events = [event for event in History(folder).events() if _usable(event)]
-    trained = [line for line in _lines(folder / layout.METRICS) if line.get("group") == "train"]
+    events = _readable(History(folder).events)
+    trained = _readable(lambda: metrics(folder, "train"))
     saved_at = {event["step"]: event["time"] for event in events if event["event"] == "saved"}
     store = storage.Checkpoints(folder / layout.CHECKPOINTS)
     manifests = store.manifests()
@@ -187,18 +189,16 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
         last = sessions[-1]
         last.end = "running" if running else "killed"
         last.reason = running or f"or still running on {host}"
+    log_every = _at(values, "train.log_every")
     _count_lost(
         sessions,
-        [line["step"] for line in trained if isinstance(line.get("step"), int)],
+        [line["step"] for line in trained],
         sound[-1] if sound else 0,
-        _at(values, "train.log_every") or _LOG_EVERY,
+        log_every if isinstance(log_every, int) and log_every > 0 else _LOG_EVERY,
     )
     newest = next(reversed(manifests.values()), None)
-    skipped = newest.facts.get("skipped", 0) if isinstance(newest, Manifest) else 0
-    unreadable = {
-        (line.get("source"), line.get("index")): str(line.get("error"))
-        for line in _lines(folder / layout.UNREADABLE)
-    }
+    skipped = newest.facts.get("skipped") if isinstance(newest, Manifest) else None
+    skipped = trained[-1].get("skipped") if trained else skipped
     return Report(
         workdir=str(folder),
         config={path: value for path in _SHOWN if (value := _at(values, path)) is not None},
@@ -211,8 +211,8 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
             for event in events
             if event["event"] in ("damaged", "worker_died")
         ],
-        bad_samples=list(unreadable.values()),
-        skipped=int(trained[-1].get("skipped", skipped) if trained else skipped),
+        bad_samples=_readable(lambda: list(unreadable.read(folder / layout.UNREADABLE).values())),
+        skipped=int(skipped or 0),
         holder=running or host,
         next=action,
         ok=possible and len(sound) == len(checkpoints),
@@ -281,8 +281,8 @@ def _sessions(events: Sequence[dict[str, Any]]) -> list[Session]:
         elif sessions and kind in ("finished", "stopped", "failed"):
             last = sessions[-1]
             last.end, last.step = kind, event.get("step")
-            last.reason = str(event.get("reason") or event.get("error") or "")
-            if isinstance(event.get("lost"), int):
+            last.reason = event.get("reason") or event.get("error") or ""
+            if event.get("lost") is not None:
                 last.lost = (event["lost"], event["lost"])
     return sessions
 
@@ -336,14 +336,10 @@ def _at(values: Any, path: str) -> Any:
     )
 
 
-def _usable(event: dict[str, Any]) -> bool:
-    needed = ("step", "time") if event["event"] in ("start", "saved") else ("time",)
-    return all(isinstance(event.get(name), int | float) for name in needed)
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+def _readable(read: Callable[[], list[T]]) -> list[T]:
+    """Return what a file holds, nothing if the system does not let it be read."""
     try:
-        return json_lines(path)
+        return read()
     except OSError:
         return []
 

@@ -8,8 +8,11 @@ import socket
 import time
 from collections.abc import Iterator
 
-from reldepth_jax.errors import UserError
+from reldepth_jax.errors import UserError, printable
 from reldepth_jax.run_dir import layout
+
+_LONGEST = 500
+"""Characters of the lock that are shown."""
 
 
 class BusyError(UserError):
@@ -45,7 +48,7 @@ def own(run_dir: pathlib.Path) -> Iterator[None]:
         ) from None
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(run_dir / layout.LOCK, "a+", encoding="utf-8")
+        lock = open(run_dir / layout.LOCK, "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise RunDirError(f"{run_dir} cannot be written to: {error.strerror}") from None
     with lock:
@@ -53,7 +56,7 @@ def own(run_dir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            name = lock.read().strip() or "an unknown process"
+            name = printable(lock.read(_LONGEST).strip()) or "an unknown process"
             raise BusyError(
                 f"{run_dir} is in use by {name}; wait, stop it, or choose another --workdir"
             ) from None
@@ -75,7 +78,7 @@ def holder(run_dir: pathlib.Path) -> tuple[str, str]:
         text = (run_dir / layout.LOCK).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", ""
-    match = re.match(r"process (\d+) on (.+), started", text)
+    match = re.match(r"process (\d{1,9}) on (.{1,255}), started", text)
     if not match:
         return "", ""
     pid, host = int(match[1]), match[2]

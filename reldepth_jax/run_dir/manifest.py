@@ -17,6 +17,18 @@ import jax
 import numpy as np
 
 from reldepth_jax import failpoints
+from reldepth_jax.checked_json import (
+    JsonError,
+    anything,
+    each,
+    fields,
+    number,
+    optional,
+    parse,
+    sequence,
+    text,
+    whole,
+)
 
 SCHEMA = 1
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
@@ -25,6 +37,28 @@ UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, 
 
 class NewerSchemaError(ValueError):
     """A later version wrote the manifest: it is not damaged."""
+
+
+def _array(value: Any) -> tuple[tuple[int, ...], str, str]:
+    shape, dtype, digest = sequence(anything, 3)(value)
+    return tuple(sequence(whole(0))(shape)), text(40)(dtype), text(64)(digest)
+
+
+_FIELDS = fields(
+    {
+        "step": whole(0),
+        "arrays": each(_array),
+        "facts": fields(
+            {
+                "whdr": optional(number(0, 1)),
+                "skipped": optional(whole(0)),
+                "save_seconds": optional(number(0)),
+            },
+            others=True,
+        ),
+        "schema": whole(1),
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,17 +125,16 @@ def read_manifest(path: pathlib.Path) -> Manifest:
         content, digest = "", ""
     if _sha256(content.encode()) != digest:
         raise ValueError(f"its manifest {path.name} is damaged")
-    values = json.loads(content)
-    if values["schema"] > SCHEMA:
-        raise NewerSchemaError(
-            f"its manifest {path.name} has schema {values['schema']}, this version reads {SCHEMA};"
-            " update reldepth_jax"
-        )
-    values["arrays"] = {
-        name: (tuple(shape), dtype, digest)
-        for name, (shape, dtype, digest) in values["arrays"].items()
-    }
-    return Manifest(**values)
+    try:
+        schema = parse(content, fields({"schema": whole(1)}, others=True))["schema"]
+        if schema > SCHEMA:
+            raise NewerSchemaError(
+                f"its manifest {path.name} has schema {schema}, this version reads {SCHEMA};"
+                " update reldepth_jax"
+            )
+        return Manifest(**parse(content, _FIELDS))
+    except JsonError as error:
+        raise ValueError(f"its manifest {path.name} is damaged: {error}") from None
 
 
 def sync(path: str | os.PathLike[str]) -> None:

@@ -4,17 +4,17 @@ None of it is needed to continue: if it cannot be written, one line says so and 
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from reldepth_jax import json_lines
 from reldepth_jax.data.images.pictures import save_picture
 from reldepth_jax.run_dir import layout
 
@@ -54,11 +54,9 @@ class MetricsWriter:
     def __init__(self, run_dir: pathlib.Path, warn: Callable[[str], None] = print):
         """`warn` is called, once, if something cannot be written."""
         self._run_dir, self._warn = run_dir, warn
-        self._lines: IO[str] | None = None
         self._board: RecordWriter | None = None
         self._flushed = time.monotonic()
         with self._tolerant():
-            self._lines = (run_dir / layout.METRICS).open("a", encoding="utf-8")
             folder = run_dir / layout.TENSORBOARD
             folder.mkdir(exist_ok=True)
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
@@ -69,9 +67,7 @@ class MetricsWriter:
         """Write the numbers of `step`; `group` is `train` or `val`."""
         line = {"step": step, "group": group, **values}
         with self._tolerant():
-            if self._lines is not None:
-                self._lines.write(json.dumps(line) + "\n")
-                self._lines.flush()
+            json_lines.append(self._run_dir / layout.METRICS, line)
         for name, value in values.items():
             self._show(step=step, summary=summary.scalar(f"{group}/{name}", value))
 
@@ -82,12 +78,11 @@ class MetricsWriter:
             save_picture(layout.picture(self._run_dir, step), image)
 
     def close(self) -> None:
-        """Flush and close both."""
-        for file in (self._lines, self._board):
-            with self._tolerant():
-                if file is not None:
-                    file.close()
-        self._lines = self._board = None
+        """Flush and close TensorBoard's file."""
+        with self._tolerant():
+            if self._board is not None:
+                self._board.close()
+        self._board = None
 
     def _show(self, **content: Any) -> None:
         if self._board is None:

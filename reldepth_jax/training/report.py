@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from reldepth_jax.errors import printable
 from reldepth_jax.run_dir.history import History
 from reldepth_jax.run_dir.numerics import numerics
 from reldepth_jax.types import Source
@@ -21,15 +22,12 @@ class Report:
 
     def say(self, line: str) -> None:
         """Print a line."""
+        line = printable(line, lines=True)
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def announced_steps(self) -> set[int]:
         """Return the steps that the history says were saved."""
-        return {
-            event["step"]
-            for event in self._history.events()
-            if event["event"] == "saved" and isinstance(event.get("step"), int)
-        }
+        return {event["step"] for event in self._history.events() if event["event"] == "saved"}
 
     def damaged(self, line: str, prefix: str = "") -> None:
         """Report a checkpoint that was unfinished or cannot be restored."""

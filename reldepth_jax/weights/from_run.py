@@ -9,6 +9,7 @@ from typing import Literal
 from flax import nnx
 
 from reldepth_jax.config import Config
+from reldepth_jax.errors import printable
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import RunError, load_config
@@ -50,7 +51,8 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
     _, like = new_state(config, abstract=True)
     restored = checkpoints.restore(like, wanted)
     for line in restored.damaged:
-        print(f"{folder}: {line}; using step {restored.manifest.step}", file=sys.stderr)
+        line = f"{folder}: {line}; using step {restored.manifest.step}"
+        print(printable(line), file=sys.stderr)
     return Run(
         folder,
         config,

@@ -30,8 +30,7 @@ import jax
 from rich.console import Console
 
 from reldepth_jax import config as configs
-from reldepth_jax.run_dir import layout
-from reldepth_jax.run_dir.history import History, json_lines
+from reldepth_jax.run_dir.history import History, metrics
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.preemption import Stopped
 from reldepth_jax.training.state import new_state
@@ -91,12 +90,11 @@ def stop_once(
     points = child.points()
     child.send(signal.SIGTERM)
     code, output, seconds = child.end(timeout=300)
-    lines = json_lines(run / layout.METRICS)
     return Stop(
         _phase(points),
         seconds,
         code if code >= 0 else 128 - code,
-        max((line["step"] for line in lines if line["group"] == "train"), default=0),
+        max((line["step"] for line in metrics(run, "train")), default=0),
         newest(run),
         output,
     )

@@ -586,6 +586,48 @@ def test_a_manifest_of_a_later_version_is_not_damage(tmp_path: pathlib.Path):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"news": 1}, "news: is unknown"),
+        ({"step": None}, "step: expected a whole number"),
+        ({"step": True}, "step: expected a whole number"),
+        ({"schema": "1"}, "schema: expected a whole number"),
+        ({"arrays": []}, "arrays: expected an object"),
+        ({"arrays": {"a": [[2], "int8"]}}, "arrays.a: expected a list of 3"),
+        ({"arrays": {"\x1b[2J": [[-2], "int8", ""]}}, r"arrays.\x1b[2J.0: expected a whole"),
+        ({"facts": {"whdr": "low"}}, "facts.whdr: expected a number"),
+        ({"facts": {"whdr": float("nan")}}, "facts.whdr: expected a number"),
+        ({"facts": {"skipped": [1]}}, "facts.skipped: expected a whole number"),
+        ({"facts": None}, "facts: expected an object"),
+    ],
+    ids=str,
+)
+def test_a_sealed_manifest_of_another_form_falls_back(
+    tmp_path: pathlib.Path, changes: dict[str, Any], reason: str
+):
+    checkpoints = saved(tmp_path, 1, 2)
+    rewrite_manifest(tmp_path / "00000002.json", **changes)
+    restored = checkpoints.restore(LIKE)
+    assert restored.manifest.step == 1
+    (told,) = restored.damaged
+    assert told.startswith(f"step 2: its manifest 00000002.json is damaged: {reason}")
+    assert told.isprintable()
+    assert isinstance(checkpoints.manifests()[2], str)
+
+
+@pytest.mark.parametrize("name", ["step", "arrays", "facts", "schema"])
+def test_a_sealed_manifest_without_a_field_falls_back(tmp_path: pathlib.Path, name: str):
+    checkpoints = saved(tmp_path, 1, 2)
+    path = tmp_path / "00000002.json"
+    values = json.loads(path.read_text().rsplit("\n", 2)[0])
+    del values[name]
+    content = json.dumps(values)
+    path.write_text(f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n")
+    told = f"step 2: its manifest 00000002.json is damaged: {name}: is missing"
+    assert checkpoints.restore(LIKE).damaged == [told]
+
+
 def changed(**changes: Any) -> State:
     return LIKE | changes
 

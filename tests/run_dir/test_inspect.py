@@ -15,6 +15,7 @@ import optax
 import pytest
 from flax import nnx
 
+from reldepth_jax.cli.inspect import main
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import inspect
 from reldepth_jax.run_dir.checkpoints import Checkpoints
@@ -196,6 +197,38 @@ def test_half_copied_directory_is_no_reason_to_fail(run: pathlib.Path):
     assert report.sessions[0].logged == 60
     assert "would be refused: config.json cannot be read" in report.next
     assert not report.ok
+
+
+def test_nothing_is_printed_with_control_characters(
+    run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    evil = "\x1b[2J\x9b\x07\r\n"
+    config = CONFIG | {"loss": {"name": evil}, "optim": {"name": [evil] * 100}}
+    (run / "config.json").write_text(json.dumps(config))
+    events = [
+        event("start", 0, step=0), event("damaged", 1, what=evil), event("failed", 2, error=evil),
+    ]  # fmt: skip
+    write_lines(run / "history.jsonl", events)
+    write_lines(run / "bad_samples.jsonl", [{"source": 0, "index": 1, "error": evil}])
+    (run / "checkpoints" / evil).mkdir()
+    for options in ([], ["--json"]):
+        main([str(run), *options])
+        said = capsys.readouterr().out
+        assert said.replace("\n", "").isprintable()
+        assert "[2J" in said
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [], "text", {"train": []}, {"train": {"steps": "x", "log_every": "x"}},
+        {"train": {"log_every": 0}}, {"data": {"crop": [[[]]]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_of_another_form_is_no_reason_to_fail(run: pathlib.Path, values: Any):
+    (run / "config.json").write_text(json.dumps(values))
+    assert [each.step for each in inspect.inspect(run).checkpoints] == [40, 60, 70]
 
 
 def test_a_run_that_has_saved_nothing_would_begin_at_step_0(run: pathlib.Path):

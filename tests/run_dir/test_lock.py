@@ -3,11 +3,12 @@
 import errno
 import os
 import pathlib
+import socket
 import sys
 
 import pytest
 
-from reldepth_jax.run_dir.lock import BusyError, RunDirError, own
+from reldepth_jax.run_dir.lock import BusyError, RunDirError, holder, own
 
 
 def test_the_lock_is_free_again_after_the_run(tmp_path: pathlib.Path):
@@ -58,3 +59,18 @@ def test_the_name_of_an_earlier_holder_does_not_stay(tmp_path: pathlib.Path):
     with own(tmp_path):
         (line,) = path.read_text().splitlines()
         assert line.startswith(f"process {os.getpid()} on ")
+
+
+def test_what_the_lock_says_is_shown_without_control_characters(tmp_path: pathlib.Path):
+    with own(tmp_path):
+        (tmp_path / "run.lock").write_bytes(b"process\x1b[2J\x9b\n\xff" + b"x" * 10**6)
+        with pytest.raises(BusyError) as caught, own(tmp_path):
+            pass
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("pid", ["9" * 30, "0" * 400])
+def test_an_absurd_number_in_the_lock_is_nobody(tmp_path: pathlib.Path, pid: str):
+    (tmp_path / "run.lock").write_text(f"process {pid} on {socket.gethostname()}, started 2020")
+    assert holder(tmp_path) == ("", "")

@@ -16,8 +16,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.ablation.grid import Grid
 from reldepth_jax.evaluation.heldout import Evaluation, evaluate
 from reldepth_jax.inference.networks import from_run
-from reldepth_jax.run_dir import layout
-from reldepth_jax.run_dir.history import History, json_lines
+from reldepth_jax.run_dir.history import History, metrics
 from reldepth_jax.run_dir.saved_config import require_same
 from reldepth_jax.training import run
 from reldepth_jax.types import Sample, Source
@@ -103,8 +102,8 @@ def curves(grid: Grid, workdir: pathlib.Path) -> dict[str, dict[str, dict[int, l
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for condition, arm, seed, _ in grid.runs():
         curve = found.setdefault(condition, {}).setdefault(arm, {})
-        lines = json_lines(folder_of(workdir, condition, arm, seed) / layout.METRICS)
-        last = {line["step"]: line["whdr"] for line in lines if line["group"] == "val"}
+        lines = metrics(folder_of(workdir, condition, arm, seed), "val")
+        last = {line["step"]: line["whdr"] for line in lines if line.get("whdr") is not None}
         for step, value in last.items():
             curve.setdefault(step, []).append(value)
     return found
