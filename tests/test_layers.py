@@ -20,7 +20,7 @@ LAYERS = [
     {"losses", "data.cropping", "data.label_noise"},
     {"data.selection", "data.transforms"},
     {"data.reading", "data.fingerprint"},
-    {"data.prepared.shards", "data.unreadable"},
+    {"data.prepared.shards", "data.survey", "data.unreadable"},
     {"data.data_set"},
     {"data.sources"},
     {"data.pipeline", "data.checks", "data.prepared"},

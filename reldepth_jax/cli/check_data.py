@@ -4,12 +4,13 @@ reldepth check-data redweb /path/to/ReDWeb_V1
 reldepth check-data diw /path/to/DIW --sample 20000
 reldepth check-data redweb /path/to/ReDWeb_V1 --against diw:/path/to/DIW
 reldepth check-data hr_wsi /path/to/excerpt --partial
+reldepth check-data folder /path/to/photos --config.data.source.invalid=0
 python scripts/check_data.py …     the same, from a clone
 
 Prints errors and warnings, each with file, line and how to fix it. Writes all of them to
 check_NAME.json, with a contact sheet, check_NAME.png, into runs/check_NAME or --output. Every image
 and map is decoded; --sample looks at a fixed random choice. Nothing is changed or written in the
-folder of the data set.
+folder of the data set. --config.data.source.OPTION=… sets an option of the source.
 
 Exit code 0: training may start, there is no error; 1: it may not; 2: wrong usage.
 """
@@ -19,6 +20,7 @@ import collections
 import json
 import os
 import pathlib
+from typing import Any
 
 from reldepth_jax import config
 from reldepth_jax.cli import command
@@ -49,12 +51,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, examine, print and write."""
-    options, _ = command.parse(parser(), argv)
+    options, assignments = command.parse(parser(), argv, overrides=True)
     threads = min(16, os.cpu_count() or 1) if options.threads is None else options.threads
     if options.sample < 0 or threads < 1:
         raise config.ConfigError("--sample must be at least 0, --threads at least 1")
     if not all(":" in other for other in options.against):
         raise config.ConfigError("--against takes NAME:PATH, e.g. diw:/path/to/DIW")
+    of_source = _source_options(options.name, assignments)
     output = options.output or pathlib.Path("runs", f"check_{options.name}")
 
     # Imported late: a mistake is reported before.
@@ -69,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         partial=options.partial,
         threads=threads,
         against=others,
+        options=of_source,
     )
     if pathlib.Path(options.root).resolve() in (output.resolve(), *output.resolve().parents):
         raise config.ConfigError(f"--output {output} lies in the data set; choose another folder")
@@ -81,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     content = {
         "data_set": options.name,
         "root": options.root,
+        "options": of_source,
         "samples": examination.num_samples,
+        "valid": sum(examination.valid) / len(examination.valid) if examination.valid else None,
         "errors": errors,
         "warnings": len(findings) - errors,
         "findings": [finding._asdict() for finding in findings],
@@ -101,9 +107,24 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{severity}: {finding.place}: {finding.message} [{check}]")
         if len(members) > SHOWN:
             print(f"{severity}: … and {len(members) - SHOWN} more, see {report} [{check}]")
+    valid = content["valid"]
+    truth = "" if valid is None else f" Ground truth at {valid:.0%} of the pixels."
     print(
         f"{options.name}: {examination.num_samples} samples, {errors} errors,"
         f" {len(findings) - errors} warnings: training {'may not' if errors else 'may'} start."
-        f" Written: {output}"
+        f"{truth} Written: {output}"
     )
     return 1 if errors else 0
+
+
+def _source_options(name: str, assignments: dict[str, str]) -> dict[str, Any]:
+    """Return the options of the source that the command line sets."""
+    start = "data.source."
+    for path in assignments:
+        if not path.startswith(start) or path == f"{start}name":
+            raise config.ConfigError(f"{path}: only options of the source can be set here")
+    if not assignments:
+        return {}
+    settings = config.override(config.Config(), {f"{start}name": name, **assignments})
+    config.validate(settings)
+    return settings.data.source.options

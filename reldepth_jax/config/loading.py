@@ -192,6 +192,8 @@ def _assign_choice(
 def _parse(text: str, kind: Any, path: str) -> Any:
     """Turn the text of an override into a value of type `kind`."""
     if get_origin(kind) is tuple:
+        if text.strip("()[] ") in ("", "none") and get_args(kind)[-1] is Ellipsis:
+            return ()
         parts = [part.strip() for part in text.strip("()[] ").rstrip(",").split(",")]
         return tuple(
             _parse(part, item, path)

@@ -41,6 +41,10 @@ class DataSetSource:
     """
 
     data_set: ClassVar[DataSet]
+    displayed: ClassVar[bool] = False
+    """Whether maps go with photographs as they are displayed (EXIF applied), not as stored."""
+    list_file: ClassVar[str] = ""
+    """Of a list in the root that, if it is there, says which files of the folders count."""
     split: Split
     pairs_per_image = 0
 
@@ -89,7 +93,10 @@ class DataSetSource:
         """Return a record as a sample whose photograph is not decoded yet."""
         root = getattr(self._records.records, "root", "") or getattr(self, "root", "")
         path = os.path.join(root or getattr(self, "prepared", ""), record["name"])
-        photograph, maps = Photograph(record["image"], path), record["maps"]
+        photograph, maps = (
+            Photograph(record["image"], path, displayed=self.displayed),
+            record["maps"],
+        )
         self._check(maps, photograph.size, path)
         pairs = record["pairs"] if self.data_set.pairs else None
         if pairs is not None:
@@ -123,8 +130,9 @@ class DataSetSource:
         for name, values in maps.items():
             declared = self.data_set.maps.get(name)
             title = declared.title if declared else f"{name} map"
-            if declared and values.dtype != declared.dtype:
-                bits = 8 * declared.dtype.itemsize
+            dtype = declared and declared.dtype
+            if dtype and values.dtype != dtype:
+                bits = 8 * dtype.itemsize
                 raise UnreadableFile(
                     path, f"its {title} has {values.dtype} values, not {bits} bits"
                 )

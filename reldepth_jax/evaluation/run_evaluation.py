@@ -36,6 +36,9 @@ class RunEvaluation:
     """By title; the first is `settings.data.source`, the others were mixed into training."""
     left_out: Sequence[tuple[Choice, str]]
     """Mixed sources without this split, with the reason."""
+    excerpts: Mapping[str, str]
+    """Of sources that chose which images the split is: how many of how many, and how to get all,
+    by title."""
 
     @property
     def main(self) -> Evaluation:
@@ -51,6 +54,7 @@ class RunEvaluation:
                 {"name": title, "source": _plain(source), **result.to_json()}
                 for title, (source, result) in self.results.items()
             ],
+            "excerpts": dict(self.excerpts),
             "left_out": [
                 {"source": _plain(source), "because": reason} for source, reason in self.left_out
             ],
@@ -137,7 +141,9 @@ def evaluate_run(
                 keep=0 if results else keep,
             )
         results[title] = choice, result
-    return RunEvaluation(settings, predict.preprocessing.size, fit, results, left_out)
+    told = {title: getattr(each, "excerpt", str)() for title, (_, each) in sources.items()}
+    excerpts = {title: line for title, line in told.items() if line}
+    return RunEvaluation(settings, predict.preprocessing.size, fit, results, left_out, excerpts)
 
 
 def write_json(path: pathlib.Path, facts: Mapping[str, Any]) -> None:

@@ -16,8 +16,9 @@ from reldepth_jax.types import Source
 class Report:
     """One session of a run: its start, saves and end."""
 
-    def __init__(self, run_dir: pathlib.Path, console: Console):
-        self.console = console
+    def __init__(self, run_dir: pathlib.Path, console: Console, remarks: Sequence[str] = ()):
+        """`remarks` on the data are printed when training starts."""
+        self.console, self._remarks = console, remarks
         self._run_dir, self._history = run_dir, History(run_dir)
 
     def say(self, line: str) -> None:
@@ -37,6 +38,8 @@ class Report:
     def started(self, step: int, sources: Sequence[Source]) -> None:
         """Report the first step, and what of the data was left out."""
         self._history.add("start", step=step, pid=os.getpid(), **numerics())
+        for remark in self._remarks:
+            self.say(remark)
         for source in sources:
             for remark in getattr(source, "remarks", tuple)():
                 self.say(remark)

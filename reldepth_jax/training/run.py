@@ -21,6 +21,7 @@ from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.selection import has_instances
+from reldepth_jax.data.survey import Survey
 from reldepth_jax.data.unreadable import SkipUnreadable, too_many
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.heldout import Evaluation, evaluate
@@ -72,6 +73,7 @@ def train(
         sources = sources or train_sources(config)
         validation = validation or make_source(config, "val")
         config = steps_from_epochs(config, sources)
+        survey, remarks = Survey(sources if processes.is_first() else ()), []
         devices = Devices(config.data.batch_size, config.train.accumulate)
     if processes.several():
         processes.require_equal(json.dumps(to_dict(config)), "configuration")
@@ -82,6 +84,7 @@ def train(
             if processes.is_first():
                 require_same(run_dir, config, sources)
                 require_trainable(config, run_dir, sources)
+                remarks = survey.lines()
                 held.enter_context(own(run_dir))
         log = str(run_dir / layout.UNREADABLE)
         watched = [
@@ -89,7 +92,8 @@ def train(
             for number, source in enumerate(sources)
         ]
         if processes.is_first():
-            return _lead(config, run_dir, Report(run_dir, console), watched, validation, devices)
+            report = Report(run_dir, console, remarks)
+            return _lead(config, run_dir, report, watched, validation, devices)
         return _follow(config, watched, devices)
 
 

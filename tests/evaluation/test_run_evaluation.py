@@ -21,6 +21,7 @@ from reldepth_jax.evaluation.temperature import load_temperature
 from reldepth_jax.inference import networks
 from reldepth_jax.metrics import confidence, ordinal
 from reldepth_jax.run_dir.saved_config import save_config
+from tests.fixtures import folder
 from tests.metrics.test_confidence import ece_by_loop, nll_by_loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,6 +76,21 @@ def pairs_of(split) -> tuple[np.ndarray, np.ndarray]:
             relations.append(0 if not unequal else 1 if depth[i] > depth[j] else -1)
             differences.append(score[i] - score[j])
     return np.array(differences), np.array(relations, np.int8)
+
+
+def test_a_split_that_is_not_all_of_a_folder_says_so(script, tmp_path, capsys):
+    folder.write(tmp_path / "data")
+    own = ["--config.data.source.name=folder", f"--config.data.source.root={tmp_path}/data"]
+    assert script("evaluate", "--workdir", tmp_path / "run", *own) == 0
+    told = capsys.readouterr().out
+    assert "folder: 1 of 10 images: test='90%:100%'; all of them: --config.data.sou" in told
+    report = json.loads((tmp_path / "run/eval/test_folder.json").read_text())
+    assert report["excerpts"]["folder"].startswith("1 of 10 images")
+    own.append("--config.data.source.test=:")
+    assert script("evaluate", "--workdir", tmp_path / "run", *own) == 0
+    assert "of 10 images:" not in capsys.readouterr().out
+    report = json.loads((tmp_path / "run/eval/test_folder.json").read_text())
+    assert (report["excerpts"], len(report["model"]["whdr"]["total"])) == ({}, 4)
 
 
 def photo(folder):

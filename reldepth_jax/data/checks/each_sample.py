@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reldepth_jax.data.checks.findings import Finding, error, from_reader, warning
 from reldepth_jax.data.checks.samples import Samples
@@ -16,6 +16,7 @@ from reldepth_jax.data.images import io
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.declaration import DataSet
+from reldepth_jax.data.reading.files import UndeclaredValues
 from reldepth_jax.data.reading.pair_lists import ListedRecords
 from reldepth_jax.data.reading.records import Record
 from reldepth_jax.metrics.ordinal import (
@@ -51,6 +52,8 @@ class Summary(NamedTuple):
     """Share of pixels without raw depth; NaN where there is no raw map."""
     truth: bool
     """Whether there is anything to learn from."""
+    valid: float
+    """Share of the pixels with ground truth; NaN where the truth is annotated pairs."""
 
 
 class Header(NamedTuple):
@@ -69,7 +72,7 @@ def examine(samples: Samples, index: int) -> tuple[list[Finding], Summary | None
         record, sample = samples.read(index)
     except UnreadableFile as complaint:
         return explain(samples, index, complaint), None
-    header = _header(record["image"])
+    header = _header(record["image"], samples.source.displayed)
     maps = {name: record["maps"][name] for name in samples.data_set.maps}
     findings = sizes(samples, places, header, {kind: v.shape for kind, v in maps.items()})
     if header is not None and header.orientation != 1 and not findings:
@@ -91,7 +94,7 @@ def explain(samples: Samples, index: int, complaint: UnreadableFile) -> list[Fin
         try:
             data = io.read_bytes(path)
             io.decode_image(data, path)
-            header = _header(data)
+            header = _header(data, samples.source.displayed)
         except UnreadableFile as reason:
             findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
     read_map = getattr(samples.records, "read_map", None)
@@ -103,13 +106,15 @@ def explain(samples: Samples, index: int, complaint: UnreadableFile) -> list[Fin
                 findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
     for kind, values in maps.items():
         declared = samples.data_set.maps[kind].dtype
-        if values.dtype != declared:
+        if declared is not None and values.dtype != declared:
             message = f"has {values.dtype} values, not {declared}; {_ORIGINAL}"
             findings.append(error("map type", places[kind], message))
     shapes = {kind: values.shape for kind, values in maps.items() if values.ndim == 2}
     findings += sizes(samples, places, header, shapes)
     if header is not None and isinstance(samples.records, ListedRecords):
         findings += stated_size(samples.records, index, header)
+    if isinstance(complaint, UndeclaredValues) and not findings:
+        findings.append(error("values", places["image"], complaint.reason))
     if not findings:
         findings.append(from_reader("content", places["image"], complaint, _ORIGINAL))
     return findings
@@ -221,12 +226,16 @@ def _summary(index: int, data_set: DataSet, record: Record, sample: Sample) -> S
         sky=bool((mask & np.isinf(depth)).any()),
         unmeasured=float(np.mean(raw[0] == 0)) if raw else math.nan,
         truth=bool(mask.any()) or len(pairs.first) > 0,
+        valid=float(mask.mean()) if data_set.maps else math.nan,
     )
 
 
-def _header(data: bytes) -> Header | None:
+def _header(data: bytes, displayed: bool) -> Header | None:
+    """Return what a file says, or where labels go with the display what that comes to."""
     try:
         with Image.open(memory.BytesIO(data)) as image:
+            if displayed:
+                image = ImageOps.exif_transpose(image)
             width, height = image.size
             return Header((height, width), image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:

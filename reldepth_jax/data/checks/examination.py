@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
+import math
 import pathlib
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from reldepth_jax.data.checks import contact_sheet, each_sample, lists, whole_set
 from reldepth_jax.data.checks.findings import Finding, error, warning
-from reldepth_jax.data.checks.samples import Samples, archives, in_folders, in_own_format
+from reldepth_jax.data.checks.samples import Options, Samples, archives, by_source, in_folders
 from reldepth_jax.data.checks.whole_set import Examined
 from reldepth_jax.data.data_set import DataSetSource, declared
 from reldepth_jax.data.images import io
@@ -53,8 +55,12 @@ class Examination:
     threads: int = 1
     against: Sequence[tuple[str, str]] = ()
     """Name and folder of data sets with which no image may be shared."""
+    options: Options = dataclasses.field(default_factory=dict)
+    """Of the source."""
     num_samples: int = 0
     """Samples examined so far."""
+    valid: list[float] = dataclasses.field(default_factory=list)
+    """Share of the pixels with ground truth, of each sample so far that has a depth map."""
 
     def __post_init__(self):
         for name, root in [(self.name, self.root), *self.against]:
@@ -84,7 +90,7 @@ class Examination:
             return
         data_set = declared(self.name).data_set
         parts = []
-        for samples, found in _parts(self.name, self.root, self.partial):
+        for samples, found in _parts(self.name, self.root, self.partial, self.options):
             yield from found
             if samples is not None:
                 parts.append(samples)
@@ -107,12 +113,15 @@ class Examination:
                     yield from found
                     self._keep(samples, index, found)
                     if summary is not None:
+                        if not math.isnan(summary.valid):
+                            self.valid.append(summary.valid)
                         split = splits[samples.part](index)
                         place = samples.records.places(index)["image"]
                         examined.append(Examined(split, place, summary))
                 self.num_samples = start + len(batch)
                 if progress:
                     progress(self.num_samples, len(chosen))
+        yield from self._left_out(parts)
         yield from whole_set.duplicates(examined)
         yield from whole_set.polarity(data_set.polarity, examined, self.root)
         yield from whole_set.sky(data_set, examined, self.root)
@@ -120,6 +129,14 @@ class Examination:
         yield from whole_set.ground_truth(examined, self.root)
         for name, root in self.against:
             yield from whole_set.overlap(examined, _digests(name, root, self.threads))
+
+    def _left_out(self, parts: Sequence[Samples]) -> Iterator[Finding]:
+        """Yield what the source itself says of files that it does not use."""
+        for samples in parts[:1]:
+            for line in getattr(samples.source, "remarks", list)():
+                folder, _, what = line.partition(": ")
+                message = f"{what}; nothing to do if that is meant"
+                yield warning("left out", folder, message)
 
     def contact_sheet(self) -> Any:
         """Return samples with findings, then others, as a picture (h w 3, uint8); None for none."""
@@ -131,24 +148,26 @@ class Examination:
             kept.append((samples, index, "; ".join(f"{f.check}: {f.message}" for f in found)))
 
 
-def _parts(name: str, root: str, partial: bool) -> Iterator[tuple[Samples | None, list[Finding]]]:
+def _parts(
+    name: str, root: str, partial: bool, options: Options = types.MappingProxyType({})
+) -> Iterator[tuple[Samples | None, list[Finding]]]:
     """Yield the samples of every part, and what is wrong with their files."""
     source = declared(name)
     parts, layout = source.data_set.parts, source.data_set.layout
     missing = []
     for number, part in enumerate(parts):
         match layout:
-            case Folders():
+            case Folders() if not _is_listed(source, root, options):
                 left_out = number and layout.part_folders and partial
                 if not (left_out and not layout.base(pathlib.Path(root), part).is_dir()):
-                    yield in_folders(source, layout, root, part)
+                    yield in_folders(source, layout, root, part, options)
             case Lists():
-                samples, found = lists.in_lists(source, layout, root, part)
+                samples, found = lists.in_lists(source, layout, root, part, options)
                 if samples is None and not found:
                     missing.append(part)
                 yield samples, found
-            case OwnFormat():
-                yield in_own_format(source, layout, root, part)
+            case Folders() | OwnFormat():
+                yield by_source(source, root, part, options)
     # Validation images are held out where no list has them.
     lacking = [part for part in missing if not (part == "val" and hasattr(source, "validation"))]
     if len(missing) == len(parts):
@@ -164,6 +183,12 @@ def _parts(name: str, root: str, partial: bool) -> Iterator[tuple[Samples | None
                 for part in lacking
             ],
         )
+
+
+def _is_listed(source: type[DataSetSource], root: str, options: Options) -> bool:
+    """Return whether a list says which files of the folders count."""
+    by_name = source.list_file and (pathlib.Path(root) / source.list_file).is_file()
+    return bool(options.get("list") or by_name)
 
 
 def _chosen(count: int, sample: int) -> list[int]:

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from reldepth_jax.data.checks.findings import Finding, error, from_reader, warning
-from reldepth_jax.data.checks.samples import Samples, archives
+from reldepth_jax.data.checks.samples import Options, Samples, archives
 from reldepth_jax.data.data_set import DataSetSource
 from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.declaration import Lists
@@ -18,7 +18,7 @@ _BALANCE = 0.1
 
 
 def in_lists(
-    source: type[DataSetSource], layout: Lists, root: str, part: Part
+    source: type[DataSetSource], layout: Lists, root: str, part: Part, options: Options
 ) -> tuple[Samples | None, list[Finding]]:
     """Return the samples of one part, None without its list, and what is wrong with the list."""
     folder = files.require_folder(root, source.data_set.name)
@@ -40,7 +40,7 @@ def in_lists(
     findings += readings(found, records)
     if layout.random_order:
         findings += balance(listing, records)
-    return Samples.of(source, part, root, records), findings
+    return Samples.of(source, part, root, options, records), findings
 
 
 def _records(

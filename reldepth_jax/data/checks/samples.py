@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Set
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from reldepth_jax.types import Sample
 
 _EXTRACT = "extract the archive again, or download it again"
 
+Options = Mapping[str, Any]
+"""Of the source."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -34,17 +38,26 @@ class Samples:
 
     @classmethod
     def of(
-        cls, source: type[DataSetSource], part: Part, root: str, records: StoredRecords
+        cls,
+        source: type[DataSetSource],
+        part: Part,
+        root: str,
+        options: Options,
+        records: StoredRecords | None = None,
     ) -> "Samples":
-        """Return the samples as the source reads them, with its default options."""
+        """Return the samples as the source reads them, by default those of its `read_part`.
+
+        Raises UserError as that does.
+        """
         # Making one as usual looks for the records at once, and stops at the first fault.
         made = object.__new__(source)
-        options = source.data_set.doctor_options.get(part, {})
-        given = {"split": part, "size": (0, 0), "root": root, **options}
+        given = {**source.data_set.doctor_options.get(part, {}), **options}
+        given |= {"split": part, "size": (0, 0), "root": root}
         for field in dataclasses.fields(source):  # type: ignore[arg-type]: subclasses are dataclasses
             object.__setattr__(made, field.name, given.get(field.name, field.default))
-        vars(made)["_records"] = Selected(records, np.arange(len(records)))
-        return cls(part, made, records)
+        found: Any = made.read_part(part) if records is None else records
+        vars(made)["_records"] = Selected(found, np.arange(len(found)))
+        return cls(part, made, found)
 
     @property
     def data_set(self) -> DataSet:
@@ -69,7 +82,7 @@ def archives(*folders: pathlib.Path) -> list[Finding]:
 
 
 def in_folders(
-    source: type[DataSetSource], layout: Folders, root: str, part: Part
+    source: type[DataSetSource], layout: Folders, root: str, part: Part, options: Options
 ) -> tuple[Samples | None, list[Finding]]:
     """Return the samples of a part whose files lie in folders, and what is wrong with them."""
     folder = files.require_folder(root, source.data_set.name)
@@ -99,20 +112,22 @@ def in_folders(
     kinds = {kind: tuple(paths[name] for name in names) for kind, paths in found.items()}
     images = kinds.pop("image")
     records = layout.records(os.fspath(folder), images, kinds)
-    return Samples.of(source, part, root, records), findings
+    return Samples.of(source, part, root, options, records), findings
 
 
-def in_own_format(
-    source: type[DataSetSource], layout: OwnFormat, root: str, part: Part
+def by_source(
+    source: type[DataSetSource], root: str, part: Part, options: Options
 ) -> tuple[Samples | None, list[Finding]]:
     """Return the samples of a part that the source alone can find, and what is wrong with it."""
     folder = files.require_folder(root, source.data_set.name)
+    layout = source.data_set.layout
+    check, remedy = "list", _EXTRACT
+    if isinstance(layout, OwnFormat):
+        check, remedy = layout.check, layout.remedy
     try:
-        records = source.data_set.read(root, part)
+        return Samples.of(source, part, root, options), []
     except UserError as complaint:
-        found = from_reader(layout.check, root, complaint, _EXTRACT)
-        return None, [found, *archives(folder)]
-    return Samples.of(source, part, root, records), []
+        return None, [from_reader(check, root, complaint, remedy), *archives(folder)]
 
 
 def _find(folder: pathlib.Path, suffixes: Set[str]) -> tuple[dict[str, str], list[Finding]]:

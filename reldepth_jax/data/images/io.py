@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import stat
 import uuid
 import warnings
@@ -26,7 +27,7 @@ IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .ppm .pgm .pbm .gif".split()
 )
 """Extensions, in lower case, by which photographs are found in folders."""
-MAP_SUFFIXES = frozenset(".png .tif .tiff .pfm .npy .npz .exr".split())
+MAP_SUFFIXES = frozenset(".png .tif .tiff .pgm .pfm .npy .npz .exr".split())
 """The same for maps. OpenEXR is found so that it can be refused in words."""
 MAX_PIXELS = 89_478_485
 """Pixels of the largest file that is decoded; where Pillow starts to suspect an attack."""
@@ -114,11 +115,12 @@ def as_float(values: Shaped[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
         return np.array(values, np.float32)
 
 
-def read_values(path: str | os.PathLike[str]) -> Shaped[np.ndarray, "h w"]:
+def read_values(path: str | os.PathLike[str], key: str = "") -> Shaped[np.ndarray, "h w"]:
     """Read one number per pixel, exactly as stored: no scaling, no conversion, rows from the top.
 
-    8- and 16-bit PNG, integer and float TIFF, PFM, NPY, and NPZ with one array. Three channels are
-    accepted where they are equal. The scale in a PFM header gives the byte order only.
+    8- and 16-bit PNG, integer and float TIFF, binary PGM, PFM, NPY, and NPZ with one array or with
+    that called `key`. Three channels are accepted where they are equal, and alpha where it is
+    opaque. The scale in a PFM header gives the byte order only.
 
     Raises UnreadableFile: not a regular file, not such a map, truncated, above MAX_PIXELS.
     """
@@ -128,9 +130,11 @@ def read_values(path: str | os.PathLike[str]) -> Shaped[np.ndarray, "h w"]:
         if head == b"\x93NUMPY":
             values = np.load(os.fspath(path), mmap_mode="r", allow_pickle=False)
         elif head.startswith(b"PK\x03\x04"):
-            values = _read_npz(file)
+            values = _read_npz(file, key)
         elif head[:2] in (b"PF", b"Pf"):
             values = _read_pfm(file)
+        elif head[:2] == b"P5":
+            values = _read_pgm(file)
         elif head.startswith(b"\x76\x2f\x31\x01"):
             raise ValueError("OpenEXR is not read; convert it to float TIFF, PFM or NPY")
         elif head.startswith(b"\xff\xd8"):
@@ -145,6 +149,11 @@ def _map_values(image: ImageFile.ImageFile) -> np.ndarray:
     if image.mode in ("L", "RGB") and any(";" in str(tile.args) for tile in image.tile):
         # Pillow would stretch, invert or shorten these to 8 bits.
         raise ValueError("1, 2 or 4 bits a pixel, inverted grey and 16-bit colour are not read")
+    if image.mode in ("LA", "RGBA"):
+        values = np.asarray(image)
+        if (values[..., -1] != 255).any():
+            raise ValueError("some of its pixels are transparent; store the map without alpha")
+        return values[..., 0] if image.mode == "LA" else values[..., :3]
     if image.mode in ("L", "I", "F", "RGB") or image.mode.startswith("I;16"):
         return np.asarray(image)
     kind = {"P": "a palette", "1": "1 bit a pixel"}.get(image.mode, f"channels {image.mode}")
@@ -167,16 +176,40 @@ def _as_map(values: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def _read_npz(file: IO[bytes]) -> np.ndarray:
+def _read_npz(file: IO[bytes], key: str) -> np.ndarray:
     with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        if len(members) != 1:
-            raise ValueError(f"expected an archive of one array, got {len(members)} members")
-        if members[0].file_size > 8 * MAX_PIXELS + 4096:
-            raise ValueError(f"unpacks to {members[0].file_size / 1e9:.1f} GB")
+        members = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
+        if (key or len(members) != 1) and key not in members:
+            names = ", ".join(map(printable, list(members)[:8])) or "none"
+            raise ValueError(
+                f"holds no array {key!r}, but: {names}"
+                if key
+                else f"expected an archive of one array, got {len(members)}: {names}; name one"
+                " (folder: --config.data.source.key=…)"
+            )
+        name = key or next(iter(members))
+        if members[name].file_size > 8 * MAX_PIXELS + 4096:
+            raise ValueError(f"unpacks to {members[name].file_size / 1e9:.1f} GB")
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        return arrays[arrays.files[0]]
+        return arrays[name]
+
+
+def _read_pgm(file: IO[bytes]) -> np.ndarray:
+    """Read binary PGM; Pillow would stretch values whose maximum is not 255 or 65535."""
+    data = file.read()
+    header = re.match(rb"P5(?:\s|#[^\n]*\n)+" + 2 * rb"(\d+)(?:\s|#[^\n]*\n)+" + rb"(\d+)\s", data)
+    if header is None:
+        raise ValueError("damaged PGM header")
+    width, height, most = (int(number) for number in header.groups())
+    _check_size(width, height)
+    if not 0 < most < 65536:
+        raise ValueError(f"PGM of values up to {most}; 1 to 65535 are possible")
+    dtype = np.dtype(np.uint8 if most < 256 else ">u2")
+    if len(data) - header.end() < width * height * dtype.itemsize:
+        raise ValueError("is truncated")
+    values = np.frombuffer(data, dtype, width * height, header.end()).reshape(height, width)
+    return values.astype(dtype.newbyteorder("="))
 
 
 def _read_pfm(file: IO[bytes]) -> np.ndarray:

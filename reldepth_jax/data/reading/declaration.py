@@ -22,8 +22,8 @@ from reldepth_jax.data.reading.records import PARTS, FileRecords, Part, StoredRe
 class Map:
     """One kind of map."""
 
-    dtype: np.dtype
-    """Of the values as they are stored."""
+    dtype: np.dtype | None
+    """Of the values as they are stored; None: any, where nothing is prepared."""
     title: str = "depth map"
     """In messages."""
     role: Literal["depth", "mask", "raw"] = "depth"
@@ -127,6 +127,8 @@ class OwnFormat:
     """Returns the records (`StoredRecords`) of a part of a folder."""
     check: str = "file"
     """What the doctor calls a complaint of this function."""
+    remedy: str = "extract the archive again, or download it again"
+    """What the doctor advises then."""
 
     def read(self, data_set: str, root: str, part: Part) -> Any:
         """Return the records of a part."""
@@ -162,7 +164,7 @@ class DataSet:
     @property
     def dtypes(self) -> dict[str, np.dtype]:
         """Type of the values of each map."""
-        return {name: its.dtype for name, its in self.maps.items()}
+        return {name: its.dtype for name, its in self.maps.items() if its.dtype is not None}
 
     def read(self, root: str, part: Part) -> Any:
         """Return the records of a part of the folder; None if there is no such part.

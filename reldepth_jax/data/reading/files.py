@@ -19,6 +19,10 @@ class DataError(UserError):
     """A data set that cannot be used as it is described, in one line."""
 
 
+class UndeclaredValues(io.UnreadableFile):
+    """A map with finite values of which nothing says what they mean."""
+
+
 def require_folder(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     """Return `path` if it is a folder; DataError that says what it should be if it is not."""
     folder = pathlib.Path(path)

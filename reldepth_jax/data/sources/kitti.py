@@ -8,7 +8,8 @@ Maps: 16 bits, metres times 256; 0 is not measured.
 
 MiDaS (Ranftl et al., TPAMI 2022) tests on 161 images: those of the Eigen test split (2014) that are
 in the official validation set, the whole folder `val` of the annotated depth, not the selection
-(which drives: MiDaS issue 18). Their names are not part of this project: give them as `list`.
+(which drives: MiDaS issue 18). Their names follow from public lists, see docs/evaluation.md; give
+them as `list`.
 """
 
 import dataclasses
@@ -80,20 +81,27 @@ class Kitti(DataSetSource):
         maps={"depth": Map(np.dtype(np.uint16))},
     )
 
+    list_file = "list.txt"
+
     split: Split
     size: tuple[int, int]
     """Not used: images come at their own size."""
     root: str = ""
     """The folder that holds `depth_selection`, or that the paths of `list` start from."""
     list: str = ""
-    """A text file with lines `image_path depth_path`; empty for the official selection."""
+    """A text file with lines `image_path depth_path`; empty: `list.txt` in `root` if there is one,
+    else the official selection."""
 
     def read_part(self, part: Part) -> Records | None:
         """Return the records of the selection, or those that `list` names."""
-        if not self.list:
-            return super().read_part(part)
+        if part != "test":
+            return None
         folder = files.require_folder(self.root, "kitti")
-        images, maps = _listed(folder, self.list)
+        beside = folder / self.list_file
+        listing = self.list or (os.fspath(beside) if beside.is_file() else "")
+        if not listing:
+            return super().read_part(part)
+        images, maps = _listed(folder, listing)
         return FileRecords(os.fspath(folder), images, {"depth": maps})
 
     def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:

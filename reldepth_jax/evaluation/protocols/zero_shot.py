@@ -13,7 +13,6 @@ score of the wrong sign is turned round: signs are what ordinal protocols test.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,17 +86,13 @@ def zero_shot(
     )
 
 
-def _judge(
-    request: base.Request, *, cap: float, boundaries: bool = False, optional_list: str = ""
-) -> Report:
+def _judge(request: base.Request, *, cap: float, boundaries: bool = False) -> Report:
     """Judge on the test split.
 
     Args:
       boundaries: also judge edges; for depth that is exact there.
-      optional_list: file in the folder that names the images, where it exists.
     """
-    listing = os.path.join(request.data_dir, optional_list)
-    source = request.source(**{"list": listing} if os.path.isfile(listing) else {})
+    source = request.source()
 
     def judge(sample: Sample) -> base.Judged:
         score = scale_half_pixel(request.predict(sample["image"]), sample["mask"].shape)
@@ -163,10 +158,10 @@ def kitti() -> base.Protocol:
     """Return the protocol of KITTI, for the images that `list.txt` in the folder names.
 
     MiDaS's 161 images have improved ground truth of the validation part and are in the Eigen test
-    split; a public list of them is not known to us. Without a list: the validation selection.
+    split; docs/evaluation.md says how to list them. Without a list: the validation selection.
     """
     published = (36.30, 34.08, 21.81, 29.27, 16.08, 8.46)
-    return zero_shot("KITTI", "kitti", 161, 80.0, BAD, published, optional_list="list.txt")
+    return zero_shot("KITTI", "kitti", 161, 80.0, BAD, published)
 
 
 @PROTOCOLS.register("eth3d", either_sign=True)

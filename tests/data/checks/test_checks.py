@@ -19,11 +19,11 @@ from reldepth_jax.cli import check_data
 from reldepth_jax.data import checks
 from reldepth_jax.data.checks import whole_set
 from reldepth_jax.data.reading.files import DataError
-from tests.fixtures import nyu_depth_v2, sintel
+from tests.fixtures import kitti, nyu_depth_v2, sintel
 from tests.fixtures.scenes import save
 
 REMEDY = re.compile(
-    r"again|replace it|take |remove |correct it|extract|rotate the pixels|look at|nothing to do"
+    r"again|replace it|take |remove |correct |extract|rotate the pixel|look at|nothing to do|Set --"
 )
 
 
@@ -373,6 +373,28 @@ FAULTS = [
         "tum", "truncated file", cut("tum_hdf5/AjJV5tXVHJU_0001.jpg.h5"),
         error("content", "tum_hdf5/AjJV5tXVHJU_0001.jpg.h5"),
     ),
+    Fault(
+        "folder", "scores of both signs",
+        lambda root: np.save(root / "depth/3.npy", np.linspace(-1, 1, 48 * 64).reshape(48, 64))
+        or (root / "depth/3.png").unlink(),
+        error("values", "rgb/3.jpg"),
+    ),
+    Fault(
+        "folder", "zero is sky", change("depth/3.png", lambda v: v * (v < 9000)),
+        error("values", "rgb/3.jpg"),
+    ),
+    Fault(
+        "folder", "near and far exchanged",
+        change_all("depth/*.png", lambda v: (65536 - v.astype(np.int64)).astype(np.uint16)),
+        error("polarity", "."),
+    ),
+    Fault("folder", "map missing", delete("depth/3.png"), error("file", ".")),
+    Fault("folder", "coloured map", put("depth/3.png", b"x"), error("unreadable", "depth/3.png")),
+    Fault("folder", "map of another shape", change("depth/3.png", lambda v: v[:, :40]),
+          error("size", "depth/3.png")),
+    Fault("folder", "other files", put("rgb/a.dng", b"x"), warning("left out", "rgb")),
+    Fault("folder", "training image validates", copy("rgb/1.jpg", "rgb/8.jpg"),
+          error("duplicate", "rgb/8.jpg")),
     Fault("da2k", "outside", da2k_outside, error("content", "DA-2K/images/indoor/0.jpg")),
     Fault(
         "da2k", "damaged annotations", cut("DA-2K/annotations.json"),
@@ -464,7 +486,7 @@ def test_half_of_the_images_reversed_is_no_reversed_data_set(tmp_path: pathlib.P
 def test_reversed_means_surely_less_than_two_fifths(wrong: list[int], is_reversed: bool):
     # Of 20 pairs an image: 7 agree with the rule, or 8; too few images; images that do not agree.
     seen = [
-        whole_set.Examined("train", str(n), whole_set.Summary(b"", count, 20, True, 0.2, True))
+        whole_set.Examined("train", str(n), whole_set.Summary(b"", count, 20, True, 0.2, True, 1.0))
         for n, count in enumerate(wrong)
     ]
     found = whole_set.polarity("", seen, "root")
@@ -559,7 +581,7 @@ def test_samples_are_a_fixed_choice(tmp_path: pathlib.Path):
 
 
 def test_raw_depth_that_is_hardly_measured():
-    summary = whole_set.Summary(b"", 0, 0, False, 0.9, True)
+    summary = whole_set.Summary(b"", 0, 0, False, 0.9, True, 1.0)
     (finding,) = whole_set.raw([whole_set.Examined("train", "x", summary)], "root")
     assert finding[:3] == ("warning", "raw", "root")
     assert "90%" in finding.message
@@ -586,6 +608,33 @@ def test_script_on_clean_data(name: str, tmp_path: pathlib.Path, capsys):
     with Image.open(output / f"check_{name}.png") as picture:
         picture.load()
         assert min(picture.size) > 100
+
+
+def test_options_of_the_source_are_those_of_training(tmp_path: pathlib.Path, capsys):
+    root, out = tmp_path / "data", ("--output", tmp_path / "out")
+    write("folder", root)
+    change_all("depth/*.png", lambda v: v * (v < 9000))(root)
+    assert main("folder", root, *out) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("nothing says what it means" in line for line in lines) == 10
+    assert main("folder", root, *out, "--config.data.source.invalid=0") == 0
+    (summary,) = capsys.readouterr().out.splitlines()
+    valid = [np.asarray(Image.open(path)) > 0 for path in (root / "depth").iterdir()]
+    assert f"Ground truth at {np.mean(valid):.0%} of the pixels." in summary
+    report = json.loads((tmp_path / "out/check_folder.json").read_text())
+    assert report["options"] == {"invalid": [0.0]}
+    assert report["valid"] == pytest.approx(np.mean(valid))
+
+
+def test_list_of_kitti_is_that_of_the_evaluation(tmp_path: pathlib.Path, capsys):
+    write("kitti", tmp_path / "data")
+    first = kitti.paths(1)
+    (tmp_path / "data/list.txt").write_text(" ".join(first) + "\n")
+    assert main("kitti", tmp_path / "data", "--partial", "--output", tmp_path / "out") == 0
+    assert "kitti: 1 samples, 0 errors" in capsys.readouterr().out
+    (tmp_path / "data/list.txt").write_text(f"{first[0]} {first[1]}x\n")
+    assert main("kitti", tmp_path / "data", "--partial", "--output", tmp_path / "out") == 1
+    assert f"{tmp_path}/data/list.txt" in capsys.readouterr().out
 
 
 def test_script_prints_twenty_of_each_kind_and_writes_all(tmp_path, capsys):
@@ -641,6 +690,8 @@ def test_script_as_a_person_runs_it(tmp_path: pathlib.Path):
         (["redweb", "DATA", "--against", "diw"], "NAME:PATH"),
         (["redweb", "DATA", "--sample", "-1"], "--sample"),
         (["redweb", "DATA", "--sampel=1"], "--sample"),
+        (["redweb", "DATA", "--config.train.steps=1"], "train.steps: only options of the source"),
+        (["folder", "DATA", "--config.data.source.inwalid=0"], "Did you mean 'invalid'"),
     ],
 )
 def test_wrong_usage(arguments, message, tmp_path):

@@ -212,6 +212,35 @@ def npy(values: object, **options) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_gray_maps_stored_with_opaque_alpha_are_maps(tmp_path, mode):
+    path = tmp_path / "map.png"
+    Image.fromarray(GREY).convert(mode).save(path)
+    values = io.read_values(path)
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, GREY)
+
+
+@pytest.mark.parametrize("most", [255, 10_000, 65_535])
+def test_values_of_pgm_are_not_stretched(tmp_path, most):
+    wanted = np.random.default_rng(0).integers(0, most + 1, (3, 5))
+    wide = wanted.astype(">u2" if most > 255 else "u1")
+    (tmp_path / "map.pgm").write_bytes(b"P5\n# a comment\n5 3\n%d\n" % most + wide.tobytes())
+    values = io.read_values(tmp_path / "map.pgm")
+    assert values.dtype == (np.uint16 if most > 255 else np.uint8)
+    np.testing.assert_array_equal(values, wanted)
+
+
+def test_an_array_of_several_is_named(tmp_path):
+    path = tmp_path / "map.npz"
+    np.savez(path, depth=GREY * 2.0, intrinsics=np.eye(3))
+    np.testing.assert_array_equal(io.read_values(path, "depth"), GREY * 2.0)
+    with pytest.raises(UnreadableFile, match=r"got 2: depth, intrinsics; name one .*source\.key="):
+        io.read_values(path)
+    with pytest.raises(UnreadableFile, match="holds no array 'dept', but: depth, intrinsics"):
+        io.read_values(path, "dept")
+
+
 def npz(*arrays: np.ndarray) -> bytes:
     buffer = memory.BytesIO()
     np.savez(buffer, *arrays)
@@ -232,7 +261,15 @@ BAD_MAPS = {
     "text": (b"1 2 3\n", "not an image"),
     "coloured": (PNG, "channels that differ"),
     "palette": (encoded(Image.fromarray(RGB).convert("P"), "PNG"), "palette"),
-    "alpha": (encoded(Image.fromarray(RGB).convert("RGBA"), "PNG"), "channels RGBA"),
+    "alpha": (encoded(Image.fromarray(RGB).convert("RGBA"), "PNG"), "channels that differ"),
+    "transparent": (
+        encoded(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(GREY)]), "PNG"),
+        "transparent",
+    ),
+    "cut PGM": (b"P5 3 2 300\n" + bytes(11), "truncated"),
+    "PGM header": (b"P5 3 x 255\n" + bytes(6), "damaged PGM"),
+    "PGM maximum": (b"P5 3 2 65536\n" + bytes(12), "up to 65536"),
+    "PGM size": (b"P5 100000 100000 255\n", "million"),
     "1 bit": (encoded(Image.fromarray(GREY > 9), "PNG"), "1 bit"),
     "4 bits": (png(2, 1, 4, 0, b"\0\x12"), "4 bits"),
     "16-bit colour": (png(1, 1, 16, 2, b"\0" + b"\x12\x34" * 3), "16-bit colour"),

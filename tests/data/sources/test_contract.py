@@ -27,7 +27,6 @@ from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.records import PARTS
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Source
-from tests.fixtures.scenes import save, scene
 
 # Tests may add sources of their own.
 NAMES = [name for name, e in SOURCES.entries.items() if e.module.startswith("reldepth_jax.")]
@@ -37,17 +36,8 @@ EXTRAS = {"motorcycle": "skimage", "vizdoom": "vizdoom"}
 """Packages without which there are no samples."""
 
 
-def write_folder(root: pathlib.Path) -> None:
-    for number in range(10):
-        image, depth = scene(number)
-        save(root / f"rgb/{number}.jpg", image)
-        save(root / f"depth/{number}.png", np.minimum(1000 * depth, 65535).astype(np.uint16))
-
-
 def writer(name: str) -> Callable[[pathlib.Path], None]:
     """Return what writes the data set of a source into a folder."""
-    if name == "folder":
-        return write_folder
     example = SOURCES.extras(name).get("example")
     return example or importlib.import_module(f"tests.fixtures.{name}").write
 
@@ -139,7 +129,8 @@ def test_a_data_set_is_as_declared_and_the_doctor_is_silent(name: str, example):
         assert (records is None) <= (part not in data_set.parts) or part == "val"
         for index in range(len(records or ())):
             record = records[index]
-            assert {n: m.dtype for n, m in record["maps"].items()} == data_set.dtypes
+            assert record["maps"].keys() == data_set.maps.keys()
+            assert {n: record["maps"][n].dtype for n in data_set.dtypes} == data_set.dtypes
             assert (len(record["pairs"]) > 0) == data_set.pairs
             assert records.places(index).keys() >= {"image"}
     examination = checks.Examination(name, str(root), partial=True, threads=2)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from reldepth_jax import config
+from reldepth_jax.data.cropping import Crop
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.registry import SOURCES
@@ -92,18 +93,45 @@ INF = np.inf
     ("options", "expected"),
     [
         # None: without ground truth.
-        ({}, [None, 2, 4, 255, None, INF, None, None, None]),
-        ({"scale": 0.5, "invalid": (4.0,)}, [None, 1, None, 127.5, None, INF, None, None, None]),
-        ({"scale": 0.5, "offset": 3.0}, [None, 2.5, 3.5, 129, None, INF, None, None, None]),
-        ({"infinity": (255.0,)}, [None, 2, 4, INF, None, INF, None, None, None]),
-        ({"polarity": "disparity"}, [None, 1 / 2, 1 / 4, 1 / 255, *[None] * 5]),
+        ({"invalid": (0.0, -3.0)}, [None, 2, 4, 255, None, INF, None, None, None]),
         (
-            {"polarity": "disparity", "scale": 0.5, "invalid": (255.0,)},
+            {"scale": 0.5, "invalid": (4.0, 0.0, -3.0)},
+            [None, 1, None, 127.5, None, INF, None, None, None],
+        ),
+        ({"scale": 0.5, "offset": 4.0}, [2, 3, 4, 129.5, None, INF, None, 0.5, 2]),
+        (
+            {"infinity": (255.0,), "invalid": (0.0, -3.0)},
+            [None, 2, 4, INF, None, INF, None, None, None],
+        ),
+        (
+            {"max_depth": 3.0, "infinity": (255.0,), "invalid": (0.0, -3.0)},
+            [None, 2, None, INF, None, None, None, None, None],
+        ),
+        (
+            {"polarity": "disparity", "invalid": (0.0, -3.0)},
+            [None, 1 / 2, 1 / 4, 1 / 255, *[None] * 5],
+        ),
+        (
+            {"polarity": "disparity", "scale": 0.5, "invalid": (255.0, -3.0)},
             [INF, 1, 1 / 2, None, None, None, None, None, INF],
         ),
         (
-            {"polarity": "disparity", "infinity": (0.0,)},
+            {"polarity": "disparity", "infinity": (0.0,), "invalid": (-3.0,)},
             [INF, 1 / 2, 1 / 4, 1 / 255, None, None, None, None, INF],
+        ),
+        # A disparity of 0 is beyond every limit.
+        (
+            {"polarity": "disparity", "max_depth": 0.3, "invalid": (-3.0,)},
+            [None, None, 1 / 4, 1 / 255, *[None] * 5],
+        ),
+        # Places in the range from -3 to 255.
+        (
+            {"polarity": "ordinal"},
+            [*np.exp(np.array([3, 5, 7, 258]) / 258), None, INF, None, 1, np.exp(3 / 258)],
+        ),
+        (
+            {"polarity": "inverse_ordinal", "invalid": (255.0,), "infinity": (0.0,)},
+            [INF, np.exp(2 / 7), 1, None, None, None, INF, np.exp(1), INF],
         ),
     ],
 )
@@ -114,14 +142,97 @@ def test_file_values_become_depth(tmp_path, options, expected):
         float(depth) if valid else None
         for depth, valid in zip(sample["depth"][0], sample["mask"][0], strict=True)
     ]
-    assert found == [None if value is None else float(np.float32(value)) for value in expected]
+    assert [value is None for value in found] == [value is None for value in expected]
+    np.testing.assert_allclose(
+        [value for value in found if value is not None],
+        [value for value in expected if value is not None],
+        rtol=2e-7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "ways"),
+    [
+        # Half of the map is below zero, a quarter is zero.
+        (
+            {},
+            "75% of its depth map is -2 to 0, which is no depth",
+            ["invalid=-2,-1,0", "polarity=ordinal"],
+        ),
+        ({"invalid": (-2.0, -1.0)}, "25% of its depth map is 0", ["invalid=0,-2,-1", "=none"]),
+        ({"invalid": ()}, "50% of its depth map is -2 to -1", ["polarity=ordinal"]),
+        (
+            {"polarity": "disparity"},
+            "75% of its depth map is -2 to 0, which is no disparity",
+            ["infinity=0", "polarity=inverse_ordinal"],
+        ),
+        ({"polarity": "disparity", "invalid": (7.0,)}, "50% of its depth map is -2 to -1", []),
+        ({"scale": 2.0, "offset": 1.0}, "50% of its depth map is -2 to -1", []),
+    ],
+)
+def test_values_that_nobody_declared_are_refused_with_the_numbers(tmp_path, options, told, ways):
+    add(tmp_path, "x", np.array([[-1, -2, 0, 5]] * 4, np.float32))
+    source = create(tmp_path, **options)
+    with pytest.raises(UnreadableFile) as caught:
+        source[0]
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path}/rgb/x.png: {told}")
+    assert all(way in line for way in ways), line
+    assert len(line.splitlines()) == 1
+    # Wherever the crop is.
+    with pytest.raises(UnreadableFile, match="nothing says what it means"):
+        source.open(0).read(Crop((4, 4), (4, 4), (0, 3), (4, 1)))
+
+
+def test_nothing_is_invalid_if_that_is_said(tmp_path):
+    add(tmp_path, "x", np.array([[0, 1, 2, 255]] * 4, np.uint8))
+    settings = config.override(
+        config.Config(), {"data.source.name": "folder", "data.source.invalid": "none"}
+    )
+    invalid = settings.data.source.options["invalid"]
+    assert invalid == ()
+    near = create(tmp_path, invalid=invalid)[0]
+    assert near["mask"].all()
+    assert near["depth"][0].tolist() == [0, 1, 2, 255]
+    sky = create(tmp_path, invalid=invalid, polarity="disparity")[0]
+    assert sky["mask"].all()
+    assert sky["depth"][0, :3].tolist() == [INF, 1, 0.5]
+
+
+def test_scores_of_any_sign_keep_their_order_and_their_ties(tmp_path):
+    scores = RNG.normal(-40, 7, (6, 8)).astype(np.float32)
+    scores[0, :3] = scores[5, 5]
+    add(tmp_path, "x", scores)
+    for polarity, sign in (("ordinal", 1), ("inverse_ordinal", -1)):
+        sample = create(tmp_path, polarity=polarity)[0]
+        assert sample["mask"].all()
+        depth = sample["depth"].astype(np.float64).ravel()
+        assert (depth > 0).all()
+        wanted = np.sign(np.subtract.outer(sign * scores.ravel(), sign * scores.ravel()))
+        assert (np.sign(np.subtract.outer(depth, depth)) == wanted).all()
+        # Equal within a ratio of 1 + sigma: within log(1 + sigma) of the range.
+        place = scores.ravel().astype(np.float64) / np.ptp(scores)
+        apart = np.abs(np.subtract.outer(place, place)) > np.log(1.02)
+        ratio = np.exp(np.abs(np.subtract.outer(np.log(depth), np.log(depth))))
+        assert ((ratio > 1.02) == apart).all()
+
+
+def test_what_does_not_count_is_told_by_reason(tmp_path):
+    add(tmp_path, "x", np.array([[0, 0, 1, 2, 90, 91, 92, np.nan, 255, 3]], np.float32))
+    source = create(tmp_path, invalid=(0.0,), max_depth=80.0, infinity=(255.0,))
+    assert source.left_out(0) == pytest.approx(
+        {"declared invalid": 0.2, "not a number": 0.1, "beyond max_depth=80": 0.3}
+    )
+    assert source[0]["mask"].mean() == pytest.approx(0.4)
+    with pytest.raises(DataError, match="max_depth must be at least 0, and 0 for ordinal"):
+        create(tmp_path, polarity="ordinal", max_depth=80.0)
 
 
 def test_smaller_map_is_resized_without_new_values(tmp_path):
     values = RNG.uniform(1, 2, (6, 8)).astype(np.float32)
     values[2, 3] = 0
     add(tmp_path, "x", values, size=(12, 16))
-    sample = create(tmp_path)[0]
+    sample = create(tmp_path, invalid=(0.0,))[0]
     np.testing.assert_array_equal(sample["depth"], values.repeat(2, 0).repeat(2, 1))
     assert (~sample["mask"]).sum() == 4
 
@@ -133,7 +244,7 @@ def test_map_of_another_shape_is_refused_by_name(tmp_path, size, fits):
     if fits:
         assert source[0]["depth"].shape == size
     else:
-        with pytest.raises(UnreadableFile, match=r"x\.npy: 50x50 .* 103x100"):
+        with pytest.raises(UnreadableFile, match=r"x\.png: .*depth map of 50x50 .* 103x100"):
             source[0]
 
 
@@ -223,6 +334,8 @@ def test_every_option_can_be_set_from_the_command_line():
         "polarity": "disparity",
         "scale": "0.001",
         "invalid": "0,65535",
+        "max_depth": "80",
+        "key": "depth",
         "infinity": "255",
         "train": "0:40",
     }
@@ -235,6 +348,8 @@ def test_every_option_can_be_set_from_the_command_line():
         "polarity": "disparity",
         "scale": 0.001,
         "invalid": (0.0, 65535.0),
+        "max_depth": 80.0,
+        "key": "depth",
         "infinity": (255.0,),
         "train": "0:40",
     }
