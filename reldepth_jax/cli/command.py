@@ -13,6 +13,7 @@ from typing import Literal, NoReturn, Protocol
 
 from reldepth_jax.cli import ctrl_c
 from reldepth_jax.config import ConfigError
+from reldepth_jax.data.workers import quieten_decoders
 from reldepth_jax.errors import UserError, out_of_memory, printable
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.training.preemption import SIGNALS
@@ -124,6 +125,7 @@ def run(main: Callable[[], int], *, leave: bool = False) -> NoReturn:
     The same holds for what the system refuses: files, memory, devices. Ctrl-C exits with 130. With
     `leave` the process ends soon and with that code, whatever its threads wait for.
     """
+    quieten_decoders()
     try:
         code = main()
         sys.stdout.flush()

@@ -1,9 +1,20 @@
 """What every process that prepares batches does first."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+import warnings
+
+
+def quieten_decoders() -> None:
+    """Let Pillow say nothing: for processes of ours, never for those of users of the package.
+
+    What it says of damaged metadata names no file. Where the image suffers, reading fails.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\b")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def end_with_parent(_number: int, _count: int) -> None:
@@ -12,6 +23,7 @@ def end_with_parent(_number: int, _count: int) -> None:
     A worker that waits for a parent that is gone would stay for good, and with it the shared
     memory: Python's tracker of resources frees that when the last process of a run has ended.
     """
+    quieten_decoders()
     # A terminal sends it to all processes; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

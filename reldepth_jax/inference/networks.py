@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32
 
 from reldepth_jax import runtime
 from reldepth_jax.config import ModelConfig
+from reldepth_jax.data.images.given import Given
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference.predictor import Predictor
@@ -80,26 +81,19 @@ class Model:
                 raise UserError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
         return self._forward(runtime.ready(jax.device_put(images)))
 
-    def predict(self, image: np.ndarray) -> Float32[np.ndarray, "h w"]:
-        """Return the map of an image of any size, with the sign of `larger_is`.
+    def predict(self, image: Given) -> Float32[np.ndarray, "h w"]:
+        """Return the map of an image of any size, as it is displayed, with the sign of `larger_is`.
 
         Preprocessed as the original does. It has no unit: its values are comparable within one
         image. `predictor` returns the same map as a score, which always grows with distance.
 
         Args:
-          image: uint8 RGB (h, w, 3), or grey (h, w), which becomes RGB.
+          image: the path of a photograph, an image of Pillow, or an array of uint8: RGB (h, w, 3),
+            or grey (h, w); see `data.images.given`.
 
-        Raises UserError for anything else.
+        Raises UserError for anything else, UnreadableFile for a file that is no photograph.
         """
-        pixels = np.asarray(image)
-        if pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=2)
-        if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
-            raise UserError(
-                f"the image must be uint8 RGB (h, w, 3), got {pixels.dtype} {np.shape(image)};"
-                " reldepth_jax.data.images.io.read_image reads a file as that"
-            )
-        return with_polarity(self.predictor()(pixels), self.config.output)
+        return with_polarity(self.predictor()(image), self.config.output)
 
     def predictor(self, size: int = 0) -> Predictor:
         """Return the function from images of any size to scores, which grow with distance.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
+from reldepth_jax.data.images.given import Given, as_rgb
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.types import Polarity, with_polarity
 
@@ -30,10 +31,11 @@ class Predictor:
     output: Polarity = "depth"
     """The sign of what the network returns."""
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-        """Return the score at the size of the image."""
-        height, width = image.shape[:2]
-        return self.preprocessing.at_image_size(self.unresized(image), (height, width))
+    def __call__(self, image: Given) -> Float32[np.ndarray, "h w"]:
+        """Return the score at the size of the image; UserError for what `as_rgb` refuses."""
+        pixels = as_rgb(image)
+        height, width = pixels.shape[:2]
+        return self.preprocessing.at_image_size(self.unresized(pixels), (height, width))
 
     def unresized(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "_h _w"]:
         """Return the score of the whole image at the size that the network saw."""

@@ -164,7 +164,7 @@ def test_images_of_another_kind_are_refused(tiny: networks.Model, images: np.nda
     ids=lambda image: f"{image.dtype}{image.shape}",
 )
 def test_a_prediction_needs_bytes(tiny: networks.Model, image: np.ndarray):
-    with pytest.raises(UserError, match=r"must be uint8 RGB \(h, w, 3\), got"):
+    with pytest.raises(UserError, match=r"must be uint8 RGB \(h, w, 3\) or grey"):
         tiny.predict(image)
 
 

@@ -1,18 +1,17 @@
 """Checks of single samples, which are decoded as training does it."""
 
 import hashlib
-import io as memory
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image, ImageOps
 
 from reldepth_jax.data.checks.findings import Finding, error, from_reader, warning
 from reldepth_jax.data.checks.samples import Samples
 from reldepth_jax.data.images import io
+from reldepth_jax.data.images.decoding import Header
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading import files
 from reldepth_jax.data.reading.declaration import DataSet
@@ -34,7 +33,6 @@ _SIGMA = 0.02
 _SKY_SHARE = 0.01
 """Pixels of the image from which on sky is more than specks."""
 _ORIGINAL = "replace it by the original file"
-_EXIF_ORIENTATION = 274
 
 
 class Summary(NamedTuple):
@@ -56,15 +54,6 @@ class Summary(NamedTuple):
     """Share of the pixels with ground truth; NaN where the truth is annotated pairs."""
 
 
-class Header(NamedTuple):
-    """What an image file says of itself."""
-
-    size: tuple[int, int]
-    """Height and width as stored."""
-    orientation: int
-    """EXIF orientation, 1 for none; from 5 on rows and columns are exchanged for display."""
-
-
 def examine(samples: Samples, index: int) -> tuple[list[Finding], Summary | None]:
     """Return what is wrong with a sample, and its summary if it can be used."""
     places = samples.records.places(index)
@@ -72,10 +61,10 @@ def examine(samples: Samples, index: int) -> tuple[list[Finding], Summary | None
         record, sample = samples.read(index)
     except UnreadableFile as complaint:
         return explain(samples, index, complaint), None
-    header = _header(record["image"], samples.source.displayed)
+    header = _header(record["image"], record["name"], samples.source.displayed)
     maps = {name: record["maps"][name] for name in samples.data_set.maps}
     findings = sizes(samples, places, header, {kind: v.shape for kind, v in maps.items()})
-    if header is not None and header.orientation != 1 and not findings:
+    if header.orientation != 1 and not findings:
         message = (
             f"is displayed rotated or mirrored (EXIF orientation {header.orientation}), but labels"
             " are taken to go with the stored pixels; if they do not, rotate the pixels"
@@ -94,7 +83,7 @@ def explain(samples: Samples, index: int, complaint: UnreadableFile) -> list[Fin
         try:
             data = io.read_bytes(path)
             io.decode_image(data, path)
-            header = _header(data, samples.source.displayed)
+            header = _header(data, path, samples.source.displayed)
         except UnreadableFile as reason:
             findings.append(from_reader("unreadable", path, reason, _ORIGINAL))
     read_map = getattr(samples.records, "read_map", None)
@@ -230,17 +219,13 @@ def _summary(index: int, data_set: DataSet, record: Record, sample: Sample) -> S
     )
 
 
-def _header(data: bytes, displayed: bool) -> Header | None:
+def _header(data: bytes, name: str, displayed: bool) -> Header:
     """Return what a file says, or where labels go with the display what that comes to."""
-    try:
-        with Image.open(memory.BytesIO(data)) as image:
-            if displayed:
-                image = ImageOps.exif_transpose(image)
-            width, height = image.size
-            return Header((height, width), image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:
-        # Damaged EXIF; the pixels are decoded without it.
-        return None
+    header = io.read_header(data, name)
+    height, width = header.size
+    if displayed:
+        return Header((width, height) if header.orientation >= 5 else (height, width), 1)
+    return header
 
 
 def _fits(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:

@@ -6,41 +6,34 @@ path and the reason. Files are recognised by their content, not by their extensi
 
 import contextlib
 import io
-import logging
 import os
 import pathlib
 import re
 import stat
 import uuid
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import IO
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin
 
+from reldepth_jax.data.images import decoding
+from reldepth_jax.data.images.decoding import MAX_PIXELS, Header
 from reldepth_jax.errors import UserError, printable
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .ppm .pgm .pbm .gif".split()
+AVIF_SUFFIXES = frozenset({".avif"})
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+IMAGE_SUFFIXES = (
+    frozenset(".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .ppm .pgm .pbm .gif".split())
+    | (AVIF_SUFFIXES if decoding.READS_AVIF else frozenset())
+    | (HEIC_SUFFIXES if decoding.READS_HEIC else frozenset())
 )
 """Extensions, in lower case, by which photographs are found in folders."""
 MAP_SUFFIXES = frozenset(".png .tif .tiff .pgm .pfm .npy .npz .exr".split())
 """The same for maps. OpenEXR is found so that it can be refused in words."""
-MAX_PIXELS = 89_478_485
-"""Pixels of the largest file that is decoded; where Pillow starts to suspect an attack."""
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 _MAP_FORMATS = ("PNG", "TIFF")
-
-# Pillow warns from MAX_PIXELS on and raises at twice as many. `catch_warnings` around each call
-# would not be safe in the threads that read training data, so the filter is set once.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-# What it says of damaged metadata names no file; where the image suffers, reading fails.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 class UnreadableFile(UserError):
@@ -62,18 +55,23 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """Read a photograph as RGB in the orientation in which it is displayed (EXIF applied).
 
-    JPEG, MPO, PNG, WebP, TIFF, BMP, PPM and GIF; the first frame of several. Grey, palette and CMYK
-    images are converted, 16-bit grey is scaled by 255/65535. Transparent pixels are composited on
-    white: what is stored beneath them is not meant to be seen. Colour profiles are ignored.
+    JPEG, MPO, PNG, WebP, TIFF, BMP, PPM, GIF, AVIF and, with pillow-heif, HEIC; the first frame of
+    several, but of TIFF the first page that is no thumbnail. Grey, palette and CMYK images are
+    converted. 16-bit grey is scaled to 8 bits from 0..65535, or from 0..4095 or 0..255 where no
+    value is larger: files of 12-bit cameras. Transparent pixels are composited on white: what is
+    stored beneath them is not meant to be seen, unless all are transparent. Colour profiles are
+    ignored, and an EXIF orientation that is none of 1 to 8.
 
-    Raises UnreadableFile: not a regular file, not such an image, truncated, above MAX_PIXELS.
+    Raises UnreadableFile: not a regular file, not such an image, truncated, above `max_pixels`.
     """
     with _reading(path) as file:
-        with open_image(file, path, IMAGE_FORMATS) as image:
-            return np.array(to_rgb(image, displayed=True))
+        with decoding.opened(file, max_pixels=max_pixels) as image:
+            return np.array(decoding.to_rgb(image, displayed=True))
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -81,27 +79,17 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
     What data sets label are stored pixels. Otherwise as `read_image`; `name` stands in messages.
     """
-    with reporting(name), open_image(io.BytesIO(data), name, IMAGE_FORMATS) as image:
-        return np.array(to_rgb(image, displayed=False))
+    with reporting(name), decoding.opened(io.BytesIO(data)) as image:
+        return np.array(decoding.to_rgb(image, displayed=False))
 
 
-def to_rgb(image: Image.Image, *, displayed: bool) -> Image.Image:
-    """Decode and convert as `read_image` does, without EXIF unless `displayed`; ValueError."""
-    image.load()
-    if displayed:
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F":
-        raise ValueError("holds floating-point values, not a photograph")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("grey values outside 0..65535")
-        grey = ((values + 128) // 257).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+def read_header(data: bytes, name: str) -> Header:
+    """Return the size and orientation of an encoded photograph; UnreadableFile as `decode_image`.
+
+    Its pixels are not decoded.
+    """
+    with reporting(name), decoding.opened(io.BytesIO(data)) as image:
+        return decoding.header(image)
 
 
 def read_map(path: str | os.PathLike[str]) -> Float32[np.ndarray, "h w"]:
@@ -140,7 +128,7 @@ def read_values(path: str | os.PathLike[str], key: str = "") -> Shaped[np.ndarra
         elif head.startswith(b"\xff\xd8"):
             raise ValueError("JPEG changes depth values; store maps as PNG, TIFF, PFM or NPY")
         else:
-            with open_image(file, path, _MAP_FORMATS) as image:
+            with decoding.opened(file, _MAP_FORMATS) as image:
                 values = _map_values(image)
         return _as_map(values)
 
@@ -149,6 +137,8 @@ def _map_values(image: ImageFile.ImageFile) -> np.ndarray:
     if image.mode in ("L", "RGB") and any(";" in str(tile.args) for tile in image.tile):
         # Pillow would stretch, invert or shorten these to 8 bits.
         raise ValueError("1, 2 or 4 bits a pixel, inverted grey and 16-bit colour are not read")
+    if decoding.white_is_zero(image):
+        raise ValueError("inverted grey (WhiteIsZero) is not read")
     if image.mode in ("LA", "RGBA"):
         values = np.asarray(image)
         if (values[..., -1] != 255).any():
@@ -172,7 +162,7 @@ def _as_map(values: np.ndarray) -> np.ndarray:
         values = values.squeeze(0 if values.shape[0] == 1 else 2)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"expected an array of shape (height, width), got {values.shape}")
-    _check_size(values.shape[1], values.shape[0])
+    decoding.check_size(values.shape[1], values.shape[0])
     return np.array(values)
 
 
@@ -202,7 +192,7 @@ def _read_pgm(file: IO[bytes]) -> np.ndarray:
     if header is None:
         raise ValueError("damaged PGM header")
     width, height, most = (int(number) for number in header.groups())
-    _check_size(width, height)
+    decoding.check_size(width, height)
     if not 0 < most < 65536:
         raise ValueError(f"PGM of values up to {most}; 1 to 65535 are possible")
     dtype = np.dtype(np.uint8 if most < 256 else ">u2")
@@ -224,7 +214,7 @@ def _read_pfm(file: IO[bytes]) -> np.ndarray:
         width, height, scale = int(header[0]), int(header[1]), float(header[2])
     except ValueError:
         raise ValueError("damaged PFM header") from None
-    _check_size(width, height)
+    decoding.check_size(width, height)
     data = file.read(width * height * channels * 4)
     if len(data) < width * height * channels * 4:
         raise ValueError("is truncated")
@@ -260,30 +250,6 @@ def reporting(path: str | os.PathLike[str]) -> Iterator[None]:
         # Decoders raise nearly every type there is on damaged input.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableFile(path, " ".join(reason.split())) from error
-
-
-def open_image(
-    file: IO[bytes] | io.BytesIO, path: str | os.PathLike[str], formats: tuple[str, ...]
-) -> ImageFile.ImageFile:
-    """Open by content and check the size in the header, before anything is decoded."""
-    try:
-        image = Image.open(file, formats=formats)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableFile(path, f"has more than {MAX_PIXELS / 1e6:.0f} million pixels") from None
-    except UnidentifiedImageError:
-        file.seek(0)
-        head = file.read(256).lstrip()
-        if head.startswith(b"<") and b"svg" not in head:
-            raise UnreadableFile(path, "is a web page, not an image; download it again") from None
-        known = ", ".join(formats)
-        raise UnreadableFile(path, f"is not an image that can be read ({known})") from None
-    _check_size(*image.size)
-    return image
-
-
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels; the limit is {MAX_PIXELS / 1e6:.0f} million")
 
 
 @contextlib.contextmanager

@@ -9,21 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
-from reldepth_jax.data.images import io
+from reldepth_jax.data.images import decoding, io
 
-_ORIENTATIONS = {
-    2: (Image.Transpose.FLIP_LEFT_RIGHT, True, False),
-    3: (Image.Transpose.ROTATE_180, True, True),
-    4: (Image.Transpose.FLIP_TOP_BOTTOM, False, True),
-    5: (Image.Transpose.TRANSPOSE, False, False),
-    6: (Image.Transpose.ROTATE_270, False, True),
-    7: (Image.Transpose.TRANSVERSE, True, True),
-    8: (Image.Transpose.ROTATE_90, True, False),
+_REVERSED = {
+    2: (True, False),
+    3: (True, True),
+    4: (False, True),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
 }
-"""By EXIF orientation: what turns a stored image into the displayed one, and whether that reverses
-columns and rows as stored. From 5 on rows become columns."""
+"""Whether what turns an image of this EXIF orientation reverses columns and rows as stored."""
 
 
 class Pixels(NamedTuple):
@@ -50,13 +48,13 @@ class Photograph:
     def __init__(self, data: bytes, name: str, *, displayed: bool = False):
         self._name, self._orientation = name, 1
         with io.reporting(name):
-            image = io.open_image(streams.BytesIO(data), name, io.IMAGE_FORMATS)
-            self._decoded = image.format not in ("JPEG", "MPO")
+            image = decoding.opened(streams.BytesIO(data))
+            self._decoded = image.format != "JPEG"
             if self._decoded:
-                # EXIF may stand behind the pixels, and Pillow turns TIFF by itself.
-                image = io.to_rgb(image, displayed=displayed)
+                # Only then its orientation is known: see there.
+                image = decoding.to_rgb(image, displayed=displayed)
             elif displayed:
-                self._orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                self._orientation = decoding.orientation(image)
         self._image = image
         width, height = image.size
         self.size = (width, height) if self._orientation >= 5 else (height, width)
@@ -87,15 +85,15 @@ class Photograph:
             drafted = image.draft(None, (rows, columns) if turned else (columns, rows))
             assert drafted is not None
             _, _, width, height = drafted[1]
-            image = io.to_rgb(image, displayed=False)
+            image = decoding.to_rgb(image, displayed=False)
         reduced = image.size != stored
         left = top = 0.0
-        if self._orientation in _ORIENTATIONS:
-            turn, columns_reversed, rows_reversed = _ORIENTATIONS[self._orientation]
+        if self._orientation in decoding.TURNS:
+            columns_reversed, rows_reversed = _REVERSED.get(self._orientation, (False, False))
             # What reaches beyond the photograph comes to lie before it.
             left = image.size[0] - width if columns_reversed else 0.0
             top = image.size[1] - height if rows_reversed else 0.0
-            image = image.transpose(turn)
+            image = image.transpose(decoding.TURNS[self._orientation])
         box = (left, top, left + width, top + height)
         if turned:
             box = (box[1], box[0], box[3], box[2])

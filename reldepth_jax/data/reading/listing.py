@@ -6,10 +6,9 @@ import pathlib
 from collections.abc import Set
 from typing import NamedTuple
 
-from reldepth_jax.data.images import io
+from reldepth_jax.data.images import decoding, io
 
 _RAW = frozenset(".dng .nef .cr2 .cr3 .arw .orf .rw2 .raf .pef .srw .x3f".split())
-_HEIF = frozenset(".heic .heif .hif".split())
 _LONGEST = 12
 """Characters of an extension that are shown."""
 
@@ -69,10 +68,14 @@ def describe(left_out: collections.Counter[str]) -> str:
     )
     count = left_out.total()
     line = f"{count} file{'s' if count > 1 else ''} left out: {kinds}"
-    if _HEIF & left_out.keys():
-        line += "; to read HEIC, pip install 'reldepth-jax[heic]'"
-    if _RAW & left_out.keys():
-        line += "; develop the raw files of cameras to JPEG or TIFF"
+    # Only what cannot be read is left out.
+    for suffixes, hint in (
+        (io.HEIC_SUFFIXES, decoding.INSTALL_HEIC),
+        (io.AVIF_SUFFIXES, decoding.INSTALL_AVIF),
+        (_RAW, decoding.DEVELOP_RAW),
+    ):
+        if suffixes & left_out.keys():
+            line += f"; {hint}"
     if "" in left_out:
         line += "; a photograph without extension is read if it is named"
     return line

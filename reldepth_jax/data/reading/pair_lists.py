@@ -16,7 +16,6 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
-from PIL import Image
 
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import files
@@ -27,7 +26,6 @@ FEW = 10
 """Defective lines that are left out of any list; of a long one, 1 %."""
 
 _RELATIONS = {">": 1, "<": -1, "=": 0}
-_EXIF_ORIENTATION = 274
 
 
 class Rejected(NamedTuple):
@@ -236,18 +234,11 @@ def check_size(data: bytes, path: str, size: tuple[int, int]) -> None:
 
     Only the header is read.
     """
-    try:
-        with Image.open(streams.BytesIO(data)) as image:
-            stored = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if stored != size[::-1] else 1
-    except Exception:
-        # Decoding says best what is wrong with it.
-        io.decode_image(data, path)
-        raise io.UnreadableFile(path, "has a damaged header") from None
-    if stored != size[::-1]:
+    (height, width), orientation = io.read_header(data, path)
+    if (height, width) != size:
         hint = f"; EXIF orientation {orientation}" if orientation != 1 else ""
         raise io.UnreadableFile(
-            path, f"stored {stored[0]}x{stored[1]}; the list says {size[1]}x{size[0]}{hint}"
+            path, f"stored {width}x{height}; the list says {size[1]}x{size[0]}{hint}"
         )
 
 

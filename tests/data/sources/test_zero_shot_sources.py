@@ -233,7 +233,7 @@ def test_eth3d_depth_that_cannot_be_is_refused(tmp_path, value):
 def test_eth3d_image_that_is_none(tmp_path):
     source = create("eth3d", write("eth3d", tmp_path))
     (tmp_path / "courtyard/images/dslr_images/DSC_0286.JPG").write_bytes(b"<html>")
-    fails(source, r"images/dslr_images/DSC_0286\.JPG: is not an image")
+    fails(source, r"images/dslr_images/DSC_0286\.JPG: is a web page, not an image")
 
 
 # Sintel
