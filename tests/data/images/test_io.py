@@ -235,9 +235,10 @@ def test_an_array_of_several_is_named(tmp_path):
     path = tmp_path / "map.npz"
     np.savez(path, depth=GREY * 2.0, intrinsics=np.eye(3))
     np.testing.assert_array_equal(io.read_values(path, "depth"), GREY * 2.0)
-    with pytest.raises(io.UnreadableFile, match=r"got 2: depth, intrinsics; name one .*source\.key="):
+    several = r"got 2: depth, intrinsics; name one .*source\.key="
+    with pytest.raises(io.UnreadableFile, match=several):
         io.read_values(path)
-    with pytest.raises(UnreadableFile, match="holds no array 'dept', but: depth, intrinsics"):
+    with pytest.raises(io.UnreadableFile, match="holds no array 'dept', but: depth, intrinsics"):
         io.read_values(path, "dept")
 
 
