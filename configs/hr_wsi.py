@@ -10,7 +10,7 @@ Our choice: 448x448, their test size; the loss and the random pairs of the 2018 
 0.01 with a cosine to 1 %, 100,000 steps of 8 images (39 epochs). Their edge- and instance-guided
 sampling: `--config.pairs.name=mixture`, see docs/losses.md.
 
-From scratch unless you give ImageNet weights, see configs/redweb.py.
+The encoder starts from ImageNet weights; configs/redweb.py says how without a network.
 
 Cost: not measured on a GPU yet.
 Score: not measured yet. None is published for this loss on this data; ReDWeb alone gives a DIW test

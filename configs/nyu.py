@@ -9,7 +9,7 @@ Stated by the paper (Xian et al., CVPR 2018, Section 4.4): 795 training images (
 Our choice: learning rate 0.01 with a cosine to 1 %, 20,000 steps of 4 images (107 epochs), images
 of 240x320 enlarged to cover 384x384.
 
-From scratch unless you give ImageNet weights, see configs/redweb.py.
+The encoder starts from ImageNet weights; configs/redweb.py says how without a network.
 
 Cost: not measured on a GPU yet.
 Score: not measured yet; to aim at: WKDR 33.7 %, WKDR= 34.6 %, WKDR≠ 34.1 % (Table 5; with plain

@@ -13,15 +13,16 @@ a cosine to 1 %; 36,000 steps (44 passes over 3240 images); images resized to co
 to 1.5 times; 360 images held out (as many as MiDaS). `configs/redweb.py:diw` trains on all 3600 and
 validates on 1410 pairs of DIW, as the paper did.
 
-The paper's encoder starts from ImageNet weights and learns at a tenth of the rate. Download
-torchvision's file and convert it:
+The encoder starts from ImageNet weights and learns at a tenth of the rate, as in the paper.
+torchvision's file (102.5 MB) is fetched once. Where there is no network, bring the folder
+`~/.cache/reldepth_jax/weights` from where `reldepth models --fetch imagenet:resnet50` has filled
+it, or start from a file, or from scratch at one rate for all layers, which will hardly reach the
+paper's score:
 
     reldepth convert resnet50-0676ba61.pth resnet50.safetensors
-    reldepth train --config redweb --weights resnet50.safetensors \\
-        --config.init_part=encoder --config.optim.encoder_lr_scale=0.1
-
-Otherwise training starts from scratch, at one rate for all layers, and will hardly reach the
-paper's score.
+    reldepth train --config redweb --weights resnet50.safetensors
+    reldepth train --config redweb --config.init_from= --config.init_part=network \\
+        --config.optim.encoder_lr_scale=1
 
 Cost: not measured on a GPU yet.
 Score: not measured yet; to aim at: DIW test WHDR 14.33 % (Table 4), on its validation pairs 15.74 %
@@ -56,6 +57,8 @@ def get_config(variant: str = "") -> Config:
         model=ModelConfig(encoder=Choice("resnet50"), init="he", dtype="bfloat16"),
         loss=Choice("ranking", sigma=0.02, drop_easiest=0.25),
         pairs=Choice("uniform", num_pairs=3000),
-        optim=OptimConfig(name="sgd", learning_rate=0.01, encoder_lr_scale=1.0, warmup_steps=500),
+        optim=OptimConfig(name="sgd", learning_rate=0.01, encoder_lr_scale=0.1, warmup_steps=500),
         train=TrainConfig(steps=36_000, eval_every=900, eval_images=0, checkpoint_every=900),
+        init_from="imagenet:resnet50",
+        init_part="encoder",
     )

@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> Config:
         optim=dataclasses.replace(before.optim, learning_rate=0.001),
         train=TrainConfig(steps=100_000, eval_every=5000, eval_images=0, checkpoint_every=2500),
         init_from="runs/redweb",
+        init_part="network",
     )
     if not variant:
         return config

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import pathlib
 import platform
 import sys
 from typing import TypeVar
@@ -39,6 +40,21 @@ def compiler_options() -> dict[str, str] | None:
     return _EIGEN
 
 
+def cache_folder() -> pathlib.Path | None:
+    """Return where what can be had again is kept: RELDEPTH_CACHE, or the user's cache.
+
+    That is XDG_CACHE_HOME/reldepth_jax, by default ~/.cache/reldepth_jax, on every system. None if
+    there is no home directory.
+    """
+    own = os.environ.get("RELDEPTH_CACHE")
+    if own:
+        return pathlib.Path(own).absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    folder = pathlib.Path(os.path.expanduser(cache), "reldepth_jax")
+    # Without a home directory "~" stays as it is.
+    return folder if folder.is_absolute() else None
+
+
 def keep_compiled() -> None:
     """Keep what XLA compiles for the next process, in `JAX_COMPILATION_CACHE_DIR` if that is set.
 
@@ -52,16 +68,16 @@ def keep_compiled() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    folder = os.path.join(os.path.expanduser(cache), "reldepth_jax", platform.node() or "host")
-    if not os.path.isabs(folder):
-        return  # without a home directory "~" stays as it is
+    cache = cache_folder()
+    if cache is None:
+        return
+    folder = cache / (platform.node() or "host")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:
         return
     if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def set_up() -> None:

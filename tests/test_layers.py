@@ -14,7 +14,7 @@ import reldepth_jax
 
 LAYERS = [
     {"errors", "plugins", "data.workers"},
-    {"types", "registry", "failpoints", "runtime", "checked_json"},
+    {"types", "registry", "failpoints", "runtime", "checked_json", "public_files"},
     {"config", "ops", "json_lines"},
     {"models", "samplers", "metrics", "data.images"},
     {"losses", "data.cropping", "data.label_noise"},

@@ -40,6 +40,15 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def add_offline(parser: argparse.ArgumentParser) -> None:
+    """Let a command that takes public weights by name have `--offline`."""
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="fetch nothing; the same as the environment variable RELDEPTH_OFFLINE=1",
+    )
+
+
 def parse(
     parser: argparse.ArgumentParser, argv: list[str] | None = None, *, overrides: bool = False
 ) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -48,6 +57,8 @@ def parse(
     Raises ConfigError for anything else that the parser does not know.
     """
     options, rest = parser.parse_known_args(argv)
+    if getattr(options, "offline", False):
+        os.environ["RELDEPTH_OFFLINE"] = "1"
     assignments: dict[str, str] = {}
     words = iter(rest)
     for word in words:

@@ -8,9 +8,9 @@ reldepth convert midas.safetensors for_midas_code.safetensors --to torch
 python scripts/convert_weights.py …     the same, from a clone
 
 IN is a .pt, .pth, .pth.tar or .safetensors file, a run directory, or pretrained:NAME (extra
-`pretrained`). Reading torch files needs the extra `torch`; their content is never executed. The
-output says what it is: architecture, preprocessing, sign of the output, where it came from.
-`reldepth models` lists the architectures and where users get their weights.
+`pretrained`). The content of torch files is never executed. The output says what it is:
+architecture, preprocessing, sign of the output, where it came from. `reldepth models` lists the
+architectures and where users get their weights.
 """
 
 import argparse

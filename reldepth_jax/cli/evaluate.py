@@ -5,6 +5,7 @@ reldepth evaluate --workdir runs/ranking \
     --config.data.source.name=folder --config.data.source.root=photos
 reldepth evaluate --workdir runs/ranking --dataset diw --data-dir DIW
 reldepth evaluate --weights midas.safetensors --dataset diw --data-dir DIW
+reldepth evaluate --model midas_v21_small --dataset diw --data-dir DIW
 python scripts/evaluate.py …     the same, from a clone
 
 Prints the ordinal errors with 95 % intervals, beside the rule "lower in the image is nearer", and
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from reldepth_jax import config
 from reldepth_jax.cli import command
 from reldepth_jax.registry import PROTOCOLS
+from reldepth_jax.weights import presets
 
 if TYPE_CHECKING:
     from reldepth_jax.inference.networks import Model
@@ -47,7 +49,13 @@ def parser() -> argparse.ArgumentParser:
         help="in place of a run: file that `reldepth convert` wrote",
     )
     options.add_argument(
-        "--output", type=pathlib.Path, help="folder; default: WORKDIR/eval, WEIGHTS_eval beside it"
+        "--model", metavar="NAME", help="in place of a run: public weights that are fetched once"
+    )
+    command.add_offline(options)
+    options.add_argument(
+        "--output",
+        type=pathlib.Path,
+        help="folder; default: WORKDIR/eval, WEIGHTS_eval beside it, NAME_eval",
     )
     options.add_argument("--dataset", help=f"one of: {', '.join(PROTOCOLS.entries)}")
     options.add_argument("--data-dir", help="folder of that data set as its authors distribute it")
@@ -72,13 +80,19 @@ def main(argv: list[str] | None = None) -> int:
     options, assignments = command.parse(parser(), argv, overrides=True)
     if options.weights is not None and options.weights.is_dir():
         raise config.ConfigError(f"--weights {options.weights} is a folder; give it as --workdir")
-    if options.weights is None:
+    if options.model is not None:
+        presets.published(options.model)
+    named = options.weights or (options.model and pathlib.Path(options.model))
+    if named is None:
         options.workdir = options.workdir or pathlib.Path("runs/ranking")
         options.output = options.output or options.workdir / "eval"
     elif options.workdir is not None or options.checkpoint is not None:
-        raise config.ConfigError("--weights takes the place of --workdir and --checkpoint")
+        option = "--weights" if options.weights else "--model"
+        raise config.ConfigError(f"{option} takes the place of --workdir and --checkpoint")
+    elif options.weights is not None and options.model is not None:
+        raise config.ConfigError("--weights and --model are two networks; give one")
     else:
-        options.output = options.output or options.weights.with_name(f"{options.weights.stem}_eval")
+        options.output = options.output or named.with_name(f"{named.stem}_eval")
     for path in assignments:
         if path.startswith("dataset."):
             if options.dataset is None:
@@ -156,7 +170,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     model, own = _network(options)
     settings = config.override(own, assignments)
     config.validate(settings)
-    size = settings.prediction_size if options.weights is None else settings.eval.image_size
+    size = settings.eval.image_size if options.workdir is None else settings.prediction_size
     judged = evaluate_run(
         model.predictor(size),
         settings,
@@ -204,7 +218,9 @@ def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
 
     runtime.set_up()
     runtime.keep_compiled()
-    if options.weights is not None:
+    if options.model is not None:
+        model, own = networks.load_public(options.model), config.Config()
+    elif options.weights is not None:
         model, own = networks.load_model(options.weights), config.Config()
     else:
         model = networks.from_run(options.workdir, options.checkpoint)
@@ -215,6 +231,8 @@ def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
 
 def _origin(options: argparse.Namespace, model: "Model") -> dict[str, Any]:
     """Return what the report says of the network."""
+    if options.model is not None:
+        return {"model": options.model}
     if options.weights is not None:
         return {"weights": str(options.weights)}
     return {"workdir": str(options.workdir), "step": model.step}

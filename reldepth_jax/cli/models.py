@@ -1,6 +1,7 @@
 """List networks: size, cost, licence, where weights are.
 
 reldepth models [--json]
+reldepth models --fetch midas_v21_small       into the cache, for the time without a network
 python scripts/list_models.py …     the same, from a clone
 """
 
@@ -14,6 +15,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("models", __doc__)
     options.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options.add_argument("--fetch", metavar="NAME", help="fetch and convert these public weights")
     return options
 
 
@@ -26,8 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from reldepth_jax.weights import catalogue, presets
+    from reldepth_jax.weights import by_name, catalogue, presets
 
+    if options.fetch is not None:
+        by_name.load(options.fetch)
+        print(f"{options.fetch} is in {by_name.folder()}")
+        return 0
     names = presets.names()
     entries = []
     with command.progress_bar("networks") as progress:
@@ -54,11 +60,21 @@ def main(argv: list[str] | None = None) -> int:
                 )
         console.print(table)
     table = Table(title="public weights", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("name", "licence", "where"):
+    for heading in ("name", "MB", "licence", "where"):
         # Folded: a name that is cut off cannot be looked up.
-        table.add_column(heading, overflow="fold")
+        justify = "right" if heading == "MB" else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     for entry in entries:
-        table.add_row(entry.name, entry.licence, entry.source)
+        for each in entry.files:
+            size = f"{each['bytes'] / 1e6:.1f}" if each["bytes"] else "?"
+            where = f"{'fetched' if each['url'] else 'by hand'}: {entry.source}"
+            table.add_row(each["name"], size, each["licence"], where)
+        if not entry.files:
+            table.add_row(entry.name, "", entry.licence, entry.source)
     console.print(table)
+    print(
+        "By these names `--model` (networks) and `--config.init_from` take weights: fetched once,"
+        f" then kept in {by_name.folder()};\naddresses and digests: --json\n"
+    )
     print(catalogue.NOTE)
     return 0

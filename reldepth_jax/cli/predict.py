@@ -2,6 +2,7 @@
 
 reldepth predict photo.jpg holiday/ --workdir runs/ranking --output out/
 reldepth predict photo.jpg --weights midas.safetensors
+reldepth predict photo.jpg --model midas_v21_small      `reldepth models` lists the names
 python scripts/predict.py …     the same, from a clone
 
 For every photograph, at its own size and as it is displayed: NAME.png (16 bits, larger is farther
@@ -19,6 +20,7 @@ import pathlib
 from reldepth_jax.cli import command
 from reldepth_jax.config import ConfigError
 from reldepth_jax.run_dir import layout
+from reldepth_jax.weights import presets
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     network = options.add_mutually_exclusive_group(required=True)
     network.add_argument("--workdir", help="run directory of a trained network")
     network.add_argument("--weights", help="file that `reldepth convert` wrote")
+    network.add_argument("--model", metavar="NAME", help="public weights that are fetched once")
+    command.add_offline(options)
     options.add_argument(
         "--checkpoint",
         type=command.checkpoint,
@@ -70,8 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     options, _ = command.parse(parser(), argv)
     if options.image_size and options.image_size < 32:
         raise ConfigError(f"--image-size must be at least 32, got {options.image_size}")
-    if options.weights is not None and options.checkpoint is not None:
+    if options.workdir is None and options.checkpoint is not None:
         raise ConfigError("--checkpoint belongs to --workdir; a file of weights has one state")
+    if options.model is not None:
+        presets.published(options.model)
     if options.temperature is not None:
         if not options.confidence:
             raise ConfigError("--temperature belongs to --confidence")
@@ -86,9 +92,11 @@ def main(argv: list[str] | None = None) -> int:
 
     runtime.set_up()
     runtime.keep_compiled()
-    origin = str(options.workdir or options.weights)
-    if options.weights is None:
+    origin = str(options.workdir or options.weights or options.model)
+    if options.workdir is not None:
         model = networks.from_run(origin, options.checkpoint)
+    elif options.model is not None:
+        model = networks.load_public(origin)
     else:
         model = networks.load_model(origin)
     if options.fast:

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--weights", help="start from these; the same as --config.init_from=WEIGHTS"
     )
+    command.add_offline(options)
     return options
 
 
@@ -39,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     config.validate(settings)
     if settings.init_part == "encoder" and not settings.init_from:
         raise config.ConfigError(
-            "init_part=encoder: which one? Give --weights with a file, a run directory or"
-            " pretrained:NAME"
+            "init_part=encoder: which one? Give --weights with a file, a run directory,"
+            " imagenet:NAME or pretrained:NAME"
         )
     workdir = pathlib.Path(options.workdir or layout.default_run_dir(options.config))
 

@@ -274,9 +274,11 @@ class Config:
     eval: EvalConfig = EvalConfig()
     init_from: str = setting("", step=False, resume="free")
     """Weights to start from: a run directory (its newest checkpoint), a `.safetensors` file that
-    `reldepth convert` wrote, or `pretrained:efficientnet_lite0` (extra `pretrained`)."""
+    `reldepth convert` wrote, public weights by name (`midas_v21`, `imagenet:resnet50`; fetched
+    once), or `pretrained:efficientnet_lite0` (extra `pretrained`)."""
     init_part: Literal["network", "encoder"] = setting("network", step=False, resume="free")
-    """Which of these weights to use: all (of the same network), or those of the encoder."""
+    """Which of these weights to use: all (of the same network), or those of the encoder, as always
+    where `init_from` names an encoder."""
 
     @property
     def prediction_size(self) -> int:

@@ -23,7 +23,7 @@ from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
 from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
 from reldepth_jax.types import LARGER_IS, with_polarity
-from reldepth_jax.weights import arrays
+from reldepth_jax.weights import arrays, by_name, presets
 from reldepth_jax.weights.file import Weights, read, write
 from reldepth_jax.weights.from_run import load_run
 from reldepth_jax.weights.tensors import WeightsError
@@ -147,11 +147,26 @@ def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b 
 def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:
     """Load a file of weights (see `reldepth convert`), or the newest checkpoint of a run directory.
 
-    `fast` as in `Model`. Raises WeightsError or RunError if the path holds neither.
+    Where nothing is of this path, the name of public weights, as "midas_v21_small", is taken as in
+    `load_public`. `fast` as in `Model`. Raises WeightsError or RunError if the path holds neither.
     """
     if pathlib.Path(path).is_dir():
         return from_run(path, fast=fast)
-    held = read(path)
+    name = os.fspath(path)
+    if name in presets.public(encoders=False) and not os.path.exists(path):
+        return load_public(name, fast=fast)
+    return _model(read(path), path, fast)
+
+
+def load_public(name: str, *, fast: bool = False) -> Model:
+    """Load public weights by the name that `reldepth models` lists; fetched once, then kept.
+
+    Raises UserError for unknown names, DownloadError for what cannot be fetched.
+    """
+    return _model(by_name.load(name), name, fast)
+
+
+def _model(held: Weights, path: str | os.PathLike[str], fast: bool) -> Model:
     if held.part != "network":
         raise WeightsError(
             f"{path}: holds an encoder ({held.architecture}) without a decoder: train it, with"

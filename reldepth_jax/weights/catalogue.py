@@ -5,6 +5,8 @@ import math
 from typing import Any
 
 from reldepth_jax.models.cost import multiply_adds
+from reldepth_jax.public_files import PublicFile
+from reldepth_jax.weights import presets
 from reldepth_jax.weights.arrays import abstract, shapes
 from reldepth_jax.weights.presets import Preset
 
@@ -45,6 +47,8 @@ class Entry:
     licence: str
     source: str
     paper: str
+    files: list[dict[str, Any]]
+    """What users get by name: `public_facts` of each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -73,4 +77,17 @@ def describe(preset: Preset) -> Entry:
         licence=preset.licence,
         source=preset.source,
         paper=preset.paper,
+        files=[public_facts(preset, each) for each in preset.files],
     )
+
+
+def public_facts(preset: Preset, public: PublicFile) -> dict[str, Any]:
+    """Return what a user wants to know of public weights, `name` as they are asked for."""
+    return {
+        "name": f"{presets.IMAGENET * (preset.part == 'encoder')}{public.name}",
+        "url": public.url,
+        "page": public.page,
+        "bytes": public.size or None,
+        "sha256": public.sha256,
+        "licence": public.licence or preset.licence,
+    }

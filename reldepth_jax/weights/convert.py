@@ -53,6 +53,7 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
     preset, rename = fitting[0]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    public = next((each for each in preset.files if each.is_of(digest)), None)
     return Weights(
         model=preset.model,
         part=preset.part,
@@ -61,8 +62,8 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
         provenance={
             "file": pathlib.Path(path).name,
             "sha256": digest,
-            "source": preset.source,
-            "licence": preset.licence,
+            "source": (public and public.url) or preset.source,
+            "licence": (public and public.licence) or preset.licence,
             "paper": preset.paper,
             "converted": f"by reldepth_jax {reldepth_jax.__version__}",
         },

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.models.layers import BatchNorm, call, conv
+from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import ENCODERS
 
 _STEM = 32
@@ -144,31 +145,58 @@ def _rounded(channels: float) -> int:
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
-@ENCODERS.register("efficientnet_lite0", num_params=2_958_848)
+def _weights(name: str, digits: str) -> PublicFile:
+    """Return where timm's conversion of Google's ImageNet weights is."""
+    releases = "https://github.com/rwightman/pytorch-image-models/releases/download"
+    url = f"{releases}/v0.1-weights/tf_{name}-{digits}.pth"
+    return PublicFile(name=name, url=url, sha256=digits)
+
+
+@ENCODERS.register(
+    "efficientnet_lite0",
+    num_params=2_958_848,
+    files=[_weights("efficientnet_lite0", "0aa007d2")],
+)
 def efficientnet_lite0(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
     """Width 1.0, depth 1.0: for images of about 224x224."""
     return EfficientNetLite(1.0, 1.0, dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("efficientnet_lite1", num_params=3_723_520)
+@ENCODERS.register(
+    "efficientnet_lite1",
+    num_params=3_723_520,
+    files=[_weights("efficientnet_lite1", "bde8b488")],
+)
 def efficientnet_lite1(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
     """Width 1.0, depth 1.1: for images of about 240x240."""
     return EfficientNetLite(1.0, 1.1, dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("efficientnet_lite2", num_params=4_357_952)
+@ENCODERS.register(
+    "efficientnet_lite2",
+    num_params=4_357_952,
+    files=[_weights("efficientnet_lite2", "dcccb7df")],
+)
 def efficientnet_lite2(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
     """Width 1.1, depth 1.2: for images of about 260x260."""
     return EfficientNetLite(1.1, 1.2, dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("efficientnet_lite3", num_params=6_422_016)
+@ENCODERS.register(
+    "efficientnet_lite3",
+    num_params=6_422_016,
+    files=[_weights("efficientnet_lite3", "b733e338")],
+)
 def efficientnet_lite3(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
     """Width 1.2, depth 1.4: for images of about 280x280; the encoder of MiDaS small."""
     return EfficientNetLite(1.2, 1.4, dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("efficientnet_lite4", num_params=11_149_568)
+@ENCODERS.register(
+    "efficientnet_lite4",
+    num_params=11_149_568,
+    files=[_weights("efficientnet_lite4", "741542c3")],
+)
 def efficientnet_lite4(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> EfficientNetLite:
     """Width 1.4, depth 1.8: for images of about 300x300."""
     return EfficientNetLite(1.4, 1.8, dtype=dtype, rngs=rngs)

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.models.layers import BatchNorm, call, conv, max_pool_3x3
+from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import ENCODERS
 
 
@@ -133,37 +134,98 @@ class ResNet(nnx.Module):
         return taps
 
 
-@ENCODERS.register("resnet18", num_params=11_176_512)
+def _weights(
+    file: str, sha256: str, *, name: str = "", size: int = 0, licence: str = "BSD-3"
+) -> PublicFile:
+    """Return where torchvision's ImageNet weights are; the file's name has the digest's begin."""
+    return PublicFile(
+        name=name or file,
+        url=f"https://download.pytorch.org/models/{file}-{sha256[:8]}.pth",
+        sha256=sha256,
+        size=size,
+        licence=licence,
+    )
+
+
+@ENCODERS.register(
+    "resnet18",
+    num_params=11_176_512,
+    files=[
+        _weights(
+            "resnet18",
+            "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+            size=46_830_571,
+        ),
+    ],
+)
 def resnet18(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Basic blocks 2, 2, 2, 2."""
     return ResNet(BasicBlock, (2, 2, 2, 2), dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("resnet34", num_params=21_284_672)
+@ENCODERS.register(
+    "resnet34",
+    num_params=21_284_672,
+    files=[
+        _weights("resnet34", "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f"),
+    ],
+)
 def resnet34(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Basic blocks 3, 4, 6, 3."""
     return ResNet(BasicBlock, (3, 4, 6, 3), dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("resnet50", num_params=23_508_032)
+@ENCODERS.register(
+    "resnet50",
+    num_params=23_508_032,
+    files=[
+        _weights(
+            "resnet50",
+            "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+            size=102_530_333,
+        ),
+    ],
+)
 def resnet50(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Bottlenecks 3, 4, 6, 3: the paper's encoder."""
     return ResNet(Bottleneck, (3, 4, 6, 3), dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("resnet101", num_params=42_500_160)
+@ENCODERS.register(
+    "resnet101",
+    num_params=42_500_160,
+    files=[
+        _weights("resnet101", "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a"),
+    ],
+)
 def resnet101(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Bottlenecks 3, 4, 23, 3."""
     return ResNet(Bottleneck, (3, 4, 23, 3), dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("resnet152", num_params=58_143_808)
+@ENCODERS.register(
+    "resnet152",
+    num_params=58_143_808,
+    files=[
+        _weights("resnet152", "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58"),
+    ],
+)
 def resnet152(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Bottlenecks 3, 8, 36, 3."""
     return ResNet(Bottleneck, (3, 8, 36, 3), dtype=dtype, rngs=rngs)
 
 
-@ENCODERS.register("resnext101_32x8d", num_params=86_742_336)
+@ENCODERS.register(
+    "resnext101_32x8d",
+    num_params=86_742_336,
+    files=[
+        _weights("resnext101_32x8d", "8ba56ff5"),
+        # WSL-Images: 940 million pictures with hashtags, then ImageNet. MiDaS started from these.
+        _weights(
+            "ig_resnext101_32x8", "c38310e5", name="resnext101_32x8d_wsl", licence="CC-BY-NC 4.0"
+        ),
+    ],
+)
 def resnext101_32x8d(*, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResNet:
     """Bottlenecks 3, 4, 23, 3 in groups: the encoder of MiDaS v2 and v2.1."""
     return ResNet(Bottleneck32x8d, (3, 4, 23, 3), dtype=dtype, rngs=rngs)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.public_files import PublicFile
 
 KeyMap = Callable[[str], str]
 """From our name of an array, as torch would spell it (`encoder.bn1.running_mean`), to theirs."""
@@ -31,8 +32,10 @@ class Preset:
     superfluous: tuple[str, ...] = ()
     """Beginnings of further keys that a file may have: classifiers."""
     preprocessing: Preprocessing = Preprocessing()
+    files: tuple[PublicFile, ...] = ()
+    """The public weights, which users get by name."""
     source: str
-    """Where users get the weights."""
+    """Whose they are, and where there are others; or why there are none."""
     licence: str
     """Of the public weights."""
     paper: str

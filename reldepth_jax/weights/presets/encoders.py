@@ -4,6 +4,7 @@ import functools
 import re
 
 from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.registry import ENCODERS
 from reldepth_jax.weights.presets.base import Preset, same, substitute
 
 _LITE_UNITS = {
@@ -32,6 +33,7 @@ _LITE_REPEATS = {
 
 def encoder_preset(name: str) -> Preset:
     """Return the facts of a registered encoder."""
+    files = tuple(ENCODERS.extras(name).get("files", ()))
     if name in _LITE_REPEATS:
         packaged = name in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
         return Preset(
@@ -40,23 +42,20 @@ def encoder_preset(name: str) -> Preset:
             part="encoder",
             key_maps=(same, functools.partial(_numbered, repeats=_LITE_REPEATS[name])),
             superfluous=("conv_head.", "bn2.", "classifier.", "_conv_head.", "_bn1.", "_fc."),
-            source=f"timm's tf_{name}" + (f", or `pretrained:{name}`" if packaged else ""),
+            files=files,
+            source="timm" + (f", or `pretrained:{name}`" if packaged else ""),
             licence="Apache-2.0",
             paper="Tan and Le, ICML 2019; EfficientNet-Lite release of Google's TPU team",
         )
-    wsl = name == "resnext101_32x8d"
     return Preset(
         name=name,
         model=ModelConfig(encoder=Choice(name)),
         part="encoder",
         superfluous=("fc.",),
-        source=(
-            "torchvision (BSD-3), or WSL-Images ig_resnext101_32x8 (CC-BY-NC 4.0)"
-            if wsl
-            else "torchvision"
-        ),
-        licence="BSD-3; WSL: CC-BY-NC 4.0" if wsl else "BSD-3",
-        paper="Xie et al., CVPR 2017" if wsl else "He et al., CVPR 2016",
+        files=files,
+        source="torchvision" if files else "none public",
+        licence="; ".join(dict.fromkeys(each.licence for each in files)) or "-",
+        paper="Xie et al., CVPR 2017" if name.startswith("resnext") else "He et al., CVPR 2016",
     )
 
 

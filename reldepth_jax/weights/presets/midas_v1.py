@@ -8,6 +8,7 @@ import functools
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import PRESETS
 from reldepth_jax.weights.presets.base import Preset, substitute
 from reldepth_jax.weights.presets.midas_v21 import encoder_names
@@ -38,7 +39,15 @@ def midas_v1() -> Preset:
         ),
         key_maps=(functools.partial(substitute, prefixes=_NAMES),),
         preprocessing=Preprocessing(fit="long_side_ceil", size=384, shrink="area", enlarge="cubic"),
-        source="README of github.com/isl-org/MiDaS, tag v1: model.pt",
+        # On Google Drive, named by the README of that tag; no digest is public for certain.
+        files=(
+            PublicFile(
+                name="midas_v1",
+                page="https://github.com/isl-org/MiDaS/tree/v1 (model.pt)",
+                file="midas_v1.pt",
+            ),
+        ),
+        source="github.com/isl-org/MiDaS",
         licence="MIT",
         paper="Ranftl et al., TPAMI 2020 (first version, 2019)",
     )

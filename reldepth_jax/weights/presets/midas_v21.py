@@ -8,6 +8,7 @@ import functools
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import PRESETS
 from reldepth_jax.weights.presets.base import Preset, substitute
 
@@ -74,7 +75,20 @@ def midas_v21() -> Preset:
         preprocessing=Preprocessing(
             fit="long_side_floor", size=384, shrink="cubic", enlarge="cubic"
         ),
-        source="github.com/isl-org/MiDaS, model-f6b98070.pt (v2: model-f46da743.pt)",
+        files=(
+            PublicFile(
+                name="midas_v21",
+                url="https://github.com/isl-org/MiDaS/releases/download/v2_1/midas_v21_384.pt",
+                sha256="f6b980704cfd7259c7cc2b058c2f160159c55e84b3b6c08331b4156a84629f70",
+                size=422_509_849,
+            ),
+            PublicFile(
+                name="midas_v2",
+                url="https://github.com/isl-org/MiDaS/releases/download/v2/model-f46da743.pt",
+                sha256="f46da743",
+            ),
+        ),
+        source="github.com/isl-org/MiDaS",
         licence="MIT; its encoder started from CC-BY-NC 4.0 weights",
         paper="Ranftl et al., TPAMI 2020",
     )

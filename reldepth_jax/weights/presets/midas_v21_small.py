@@ -7,6 +7,7 @@ import functools
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import PRESETS
 from reldepth_jax.weights.presets.base import Preset, substitute
 from reldepth_jax.weights.presets.midas_v21 import dead_unit, decoder_names
@@ -46,7 +47,15 @@ def midas_v21_small() -> Preset:
         preprocessing=Preprocessing(
             fit="long_side_floor", size=256, shrink="cubic", enlarge="cubic"
         ),
-        source="github.com/isl-org/MiDaS, model-small-70d6b9c8.pt",
+        files=(
+            PublicFile(
+                name="midas_v21_small",
+                url="https://github.com/isl-org/MiDaS/releases/download/v2_1/midas_v21_small_256.pt",
+                sha256="70d6b9c891758c67f974a6097fb0c608c7ee67fb81ac3e5588847d5596d56fca",
+                size=85_761_505,
+            ),
+        ),
+        source="github.com/isl-org/MiDaS",
         licence="MIT",
         paper="Ranftl et al., TPAMI 2020",
     )

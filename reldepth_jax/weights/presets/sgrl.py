@@ -9,6 +9,7 @@ import functools
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import PRESETS
 from reldepth_jax.weights.presets.base import Preset, substitute
 
@@ -55,7 +56,15 @@ def sgrl() -> Preset:
         key_maps=(functools.partial(substitute, prefixes=_NAMES),),
         superfluous=("encoder.fc.",),
         preprocessing=Preprocessing(fit="square", size=448, shrink="lanczos", enlarge="triangle"),
-        source="github.com/KexianHust/Structure-Guided-Ranking-Loss, model.pth.tar",
+        files=(
+            PublicFile(
+                name="sgrl",
+                page="https://drive.google.com/file/d/1p8c8-nUTNry5usQmGdTC2TrwWrp3dQ0y"
+                " (model.pth.tar)",
+                file="sgrl.pth.tar",
+            ),
+        ),
+        source="github.com/KexianHust/Structure-Guided-Ranking-Loss",
         licence="research only, non-commercial",
         paper="Xian et al., CVPR 2020",
     )
