@@ -14,7 +14,6 @@ import pathlib
 import random
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,25 +24,12 @@ from rich.console import Console
 
 from reldepth_jax import config, failpoints
 from reldepth_jax.config import Config
-from reldepth_jax.registry import ENCODERS, SOURCES
 from reldepth_jax.run_dir import checkpoints
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.manifest import Manifest
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.state import new_state
 from tests.kills import harness
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_programs() -> Iterator[None]:
-    """Compile even the smallest programs only once, and forget the plug-ins afterwards."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    yield
-    jax.config.update(name, before)
-    ENCODERS.entries.pop("strides", None)
-    SOURCES.entries.pop("noise", None)
 
 
 def test_every_named_point_is_killed():

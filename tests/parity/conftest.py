@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import jax
 import numpy as np
 import pytest
-import torch
 
 from reldepth_jax.models.cpu import winograd_network
 
@@ -75,37 +74,8 @@ def take_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(winograd_network, f"_LEAST_{name}_TRAINED", 2)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def single_torch_thread() -> None:
-    """Keep torch's threads, which wait by spinning, from taking turns with JAX's on few cores."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(autouse=True)
 def full_precision() -> Iterator[None]:
     """Accelerators multiply float32 in fewer bits unless told otherwise."""
     with jax.default_matmul_precision("highest"):
         yield
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Print the table and keep it as JSON in pytest's cache, under `parity`."""
-    rows = [
-        value
-        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
-        if report.when == "call"
-        for name, value in report.user_properties
-        if name == "parity"
-    ]
-    if not rows:
-        return
-    width = max(len(case) for case, _, _ in rows)
-    terminalreporter.section("parity with torch: max error / scale")
-    for case, error, tolerance in rows:
-        terminalreporter.write_line(f"{case:<{width}}  {error:.1e}  (tolerance {tolerance:.0e})")
-    cache = getattr(config, "cache", None)  # absent with `-p no:cacheprovider`
-    if cache is not None:
-        keys = ("case", "error", "tolerance")
-        cache.set("parity", [dict(zip(keys, row, strict=True)) for row in rows])
