@@ -39,6 +39,13 @@ LARGER_IS: Mapping[Polarity, Literal["farther", "nearer"]] = {
     "disparity": "nearer",
 }
 """The sign of each polarity, as files and `Model.larger_is` state it."""
+DepthIs = Literal["depth", "disparity", "relative", "ordinal", "pairs"]
+"""What the depth of a source's samples is known to be. `depth`: depth up to scale. `disparity`:
+the reciprocal of disparity that is known up to scale and shift. `relative`: values that grow with
+depth, on a scale of their own. `ordinal`: any values in the right order. `pairs`: there is none."""
+Compares = Literal["relations", "order", "values", "inverse depth"]
+"""What a loss compares scores with. `relations`: those of pairs, annotated or from depth. `order`:
+that of depths. `values`, `inverse depth`: the values of these, up to scale and shift."""
 Values = TypeVar("Values", np.ndarray, Array)
 
 
@@ -107,7 +114,8 @@ class PairSampler(Protocol):
 class Loss(Protocol):
     """Compares scores with ground truth.
 
-    `pairs` are the step's sampled pairs; dense losses ignore them.
+    `pairs` are the step's sampled pairs; dense losses ignore them. An attribute `compares`, if
+    there is one, holds the `Compares` of the loss: sources that do not know them are refused.
     """
 
     def __call__(
@@ -126,7 +134,9 @@ class Source(Protocol):
 
     An attribute `instances`, if there is one, says whether samples have instances. A method `open`,
     if there is one, returns a `data.cropping.Opened`, of which a crop can be read. A method
-    `names`, if there is one, returns a name for each sample, or None.
+    `names`, if there is one, returns a name for each sample, or None. An attribute `depth_is`, if
+    there is one, says what depth is known to be (else "depth"), and `depth_hint` by which of its
+    options the source could know more.
     """
 
     @property

@@ -18,7 +18,7 @@ from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.pair_lists import Rejected
 from reldepth_jax.data.reading.records import Part, Record, Records, Selected, relative_name, select
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Sample, Split
+from reldepth_jax.types import DepthIs, Sample, Split
 
 
 def declared(name: str) -> type["DataSetSource"]:
@@ -47,6 +47,11 @@ class DataSetSource:
     """Of a list in the root that, if it is there, says which files of the folders count."""
     split: Split
     pairs_per_image = 0
+
+    @property
+    def depth_is(self) -> DepthIs:
+        """What depth is known to be; see `types.Source`."""
+        return "pairs" if self.data_set.pairs and not self.data_set.maps else "depth"
 
     def __post_init__(self) -> None:
         offered = {*self.data_set.parts, *(["val"] if hasattr(self, "validation") else [])}

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from reldepth_jax.data.cropping import Opened, open_sample
-from reldepth_jax.types import Sample, Source
+from reldepth_jax.types import DepthIs, Sample, Source
 
 
 def fixed_order(count: int) -> Int64[np.ndarray, "count"]:
@@ -55,6 +55,16 @@ class Subset:
     def pairs_per_image(self) -> int:
         """As the whole source has it."""
         return self.source.pairs_per_image
+
+    @property
+    def depth_is(self) -> DepthIs:
+        """As the whole source has it."""
+        return getattr(self.source, "depth_is", "depth")
+
+    @property
+    def depth_hint(self) -> str:
+        """As the whole source has it."""
+        return getattr(self.source, "depth_hint", "")
 
     @property
     def instances(self) -> bool:

@@ -13,7 +13,7 @@ alignment "least_squares" also to a < 0 of the score.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,13 +21,15 @@ from jaxtyping import Array, Float
 from reldepth_jax.errors import UserError
 from reldepth_jax.losses.aligned import aligned_residual, mean_of_images
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 
 @LOSSES.register("gradient_matching")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientMatching:
     """Eq. (11); a difference counts where both of its pixels do."""
+
+    compares: ClassVar[tuple[Compares, ...]] = ("inverse depth",)
 
     alignment: Literal["median_mad", "least_squares"] = "median_mad"
     """That of the loss beside it: "least_squares" for `ssi_mse`."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from reldepth_jax.ops.normalise import Normalisation, normalise_depth
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 
 @LOSSES.register("mae")
@@ -27,6 +27,11 @@ class MeanAbsoluteError:
     ] = "inverse_minmax"
     """What the score is compared with, see `ops.normalise`; "none": depth in its own unit. The
     losses of `losses.ssi` align the score with the depth; this one does not."""
+
+    @property
+    def compares(self) -> tuple[Compares, ...]:
+        """Depth or inverse depth."""
+        return _compares(self.normalisation)
 
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
@@ -45,11 +50,20 @@ class MeanSquaredError:
     ] = "inverse_minmax"
     """As of `mae`."""
 
+    @property
+    def compares(self) -> tuple[Compares, ...]:
+        """Depth or inverse depth."""
+        return _compares(self.normalisation)
+
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
     ) -> Float[Array, ""]:
         """Return the loss of a batch; `Loss` protocol. Pairs are not used."""
         return _mean(jnp.square(_error(score, batch, self.normalisation)), batch)
+
+
+def _compares(normalisation: Normalisation) -> tuple[Compares, ...]:
+    return ("inverse depth",) if normalisation.startswith("inverse_") else ("values",)
 
 
 def _error(

@@ -16,6 +16,7 @@ Invariant to adding a constant to the scores of an image and to the scale of dep
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 from reldepth_jax.errors import UserError
 from reldepth_jax.ops.pairs import gather
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 _ABSENT = -1e30
 """In place of minus infinity, whose differences are not defined; below any score that counts."""
@@ -44,6 +45,8 @@ def list_mle(worth: Float[Array, "*l k"], where: Bool[Array, "*l k"]) -> Float[A
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlackettLuceLoss:
     """`list_mle` of lists of points, nearest first, averaged over the lists of the batch."""
+
+    compares: ClassVar[tuple[Compares, ...]] = ("order",)
 
     ranking_size: int = 5
     """Points of a list."""

@@ -14,7 +14,7 @@ of scores, nor to other monotone maps of them: the differences count.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.ops.pairs import gather, label
 from reldepth_jax.ops.smallest import smallest_mask
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 
 def pair_loss(
@@ -96,6 +96,8 @@ def mean_of_kept(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankingLoss:
     """`ranking_loss` of the step's pairs, labelled by `ops.pairs.label`."""
+
+    compares: ClassVar[tuple[Compares, ...]] = ("relations",)
 
     sigma: float = 0.02
     drop_easiest: float = 0.25

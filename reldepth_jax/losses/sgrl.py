@@ -17,6 +17,7 @@ Invariant to adding a constant to the scores of an image and to the scale of dep
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -25,7 +26,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import labelled_pair_losses, mean_of_kept
 from reldepth_jax.ops.normalise import relative_disparity
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 _SMALLEST_DISPARITY = 1e-6
 
@@ -34,6 +35,11 @@ _SMALLEST_DISPARITY = 1e-6
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StructureGuidedRankingLoss:
     """Two means over all valid pairs of an image, averaged over images."""
+
+    compares: ClassVar[tuple[Compares, ...]] = (
+        "relations",
+        "inverse depth",
+    )
 
     sigma: float = 0.03
     alpha: float = 1.0

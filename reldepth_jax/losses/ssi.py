@@ -14,6 +14,7 @@ of both; `ssi_mse` also to a < 0 of the score.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -22,7 +23,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.losses.aligned import aligned_residual, mean_of_images
 from reldepth_jax.ops.smallest import smallest_mask
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 
 @LOSSES.register("ssi_mse", either_sign=True)
@@ -33,6 +34,8 @@ class ScaleShiftInvariantMSE:
     The scale may be negative, as published: **a score of the wrong sign costs nothing**. Beside
     another loss, as in `sum`, or from weights of the right sign it keeps to the sign it has.
     """
+
+    compares: ClassVar[tuple[Compares, ...]] = ("inverse depth",)
 
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
@@ -47,6 +50,8 @@ class ScaleShiftInvariantMSE:
 class ScaleShiftInvariantMAE:
     """Eqs. (1), (5), (6): rho(x) = |x|, both sides by median and mean absolute deviation."""
 
+    compares: ClassVar[tuple[Compares, ...]] = ("inverse depth",)
+
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs
     ) -> Float[Array, ""]:
@@ -59,6 +64,8 @@ class ScaleShiftInvariantMAE:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScaleShiftInvariantTrimmedMAE:
     """Eq. (7): `ssi_mae` without the largest residuals of each image; the divisor stays 2M."""
+
+    compares: ClassVar[tuple[Compares, ...]] = ("inverse depth",)
 
     trim: float = 0.2
     """Share of an image's valid pixels whose residuals are left out; what is kept is rounded

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from reldepth_jax.config import Choice
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Loss, Pairs
+from reldepth_jax.types import Batch, Compares, Loss, Pairs
 
 
 @LOSSES.register("sum")
@@ -37,6 +37,11 @@ class WeightedSum:
             raise UserError(f"loss.weights must be at least 0, got {min(self.weights)}")
         _ = self._losses
 
+    @property
+    def compares(self) -> tuple[Compares, ...]:
+        """What its terms compare."""
+        return tuple(dict.fromkeys(each for loss in self._losses for each in _of(loss)))
+
     @functools.cached_property
     def _losses(self) -> tuple[Loss, ...]:
         losses = []
@@ -56,3 +61,7 @@ class WeightedSum:
         for weight, loss in zip(self.weights, self._losses, strict=True):
             total += weight * loss(score, batch, pairs)
         return total
+
+
+def _of(loss: Loss) -> tuple[Compares, ...]:
+    return getattr(loss, "compares", ())

@@ -11,6 +11,7 @@ Invariant to adding a constant to the scores of an image and to the scale of dep
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,13 +20,15 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import labelled_pair_losses, mean_of_kept
 from reldepth_jax.ops.smallest import smallest_mask
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Pairs
+from reldepth_jax.types import Batch, Compares, Pairs
 
 
 @LOSSES.register("youtube3d")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class YouTube3DLoss:
     """Mean over the largest losses of each image, whatever the relation."""
+
+    compares: ClassVar[tuple[Compares, ...]] = ("relations",)
 
     sigma: float = 0.02
     keep: float = 0.75

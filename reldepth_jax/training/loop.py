@@ -188,6 +188,7 @@ def _summary(
     numbers |= {
         "skipped": float(skipped),
         "bad_samples": float(sum(metrics["bad_samples"] for metrics in values)),
+        "degenerate": float(np.mean([metrics["degenerate"] for metrics in values])),
     }
     longest = max(int(metrics["skipped_in_a_row"]) for metrics in values)
     if longest < config.max_skipped and skipped < max(config.max_skipped, last_step / 100):

@@ -12,6 +12,9 @@ from reldepth_jax.run_dir.history import History
 from reldepth_jax.run_dir.numerics import numerics
 from reldepth_jax.types import Source
 
+_MANY = 0.1
+"""Share of images from which on it is said that they have nothing to teach."""
+
 
 class Report:
     """One session of a run: its start, saves and end."""
@@ -19,6 +22,7 @@ class Report:
     def __init__(self, run_dir: pathlib.Path, console: Console, remarks: Sequence[str] = ()):
         """`remarks` on the data are printed when training starts."""
         self.console, self._remarks = console, remarks
+        self._degenerate = False
         self._run_dir, self._history = run_dir, History(run_dir)
 
     def say(self, line: str) -> None:
@@ -54,6 +58,16 @@ class Report:
         """Report a process that read data and was replaced."""
         self._history.add("worker_died", what=line)
         self.say(line)
+
+    def degenerate(self, step: int, share: float) -> None:
+        """Say once if many images since the last log have one value at nearly all pixels."""
+        if share >= _MANY and not self._degenerate:
+            self._degenerate = True
+            self.say(
+                f"step {step}: {share:.0%} of the images have, for this loss, one value at nearly"
+                " all pixels with ground truth, and teach it little; metrics.jsonl counts them as"
+                " degenerate, reldepth check-data names them"
+            )
 
     def validated(self, step: int, numbers: dict[str, Any]) -> None:
         """Print the errors of a validation."""

@@ -33,7 +33,7 @@ from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.lock import own
 from reldepth_jax.run_dir.numerics import numerics, numerics_changed
 from reldepth_jax.run_dir.saved_config import load_config, require_same, save_config
-from reldepth_jax.training import loop, optimizer
+from reldepth_jax.training import loop, optimizer, targets
 from reldepth_jax.training.distributed import processes
 from reldepth_jax.training.distributed.devices import Devices
 from reldepth_jax.training.distributed.lockstep import StepsOfAll
@@ -109,6 +109,10 @@ def _lead(
     checkpoints = Checkpoints(run_dir / layout.CHECKPOINTS, keep=config.train.keep)
     whdr: dict[int, float] = {}
 
+    def log(step: int, numbers: dict[str, float]) -> None:
+        writer.scalars(step, "train", numbers)
+        report.degenerate(step, numbers["degenerate"])
+
     def validate(state: TrainState) -> None:
         step = int(state.step)
         result = evaluate_state(devices.first_device(state), config, validation, interrupt)
@@ -166,7 +170,7 @@ def _lead(
                 validate=validate,
                 save=save,
                 poll=poll,
-                log=lambda step, numbers: writer.scalars(step, "train", numbers),
+                log=log,
                 console=report.console,
             )
             interrupt.leaving = True
@@ -311,7 +315,8 @@ def steps_from_epochs(config: Config, sources: Sequence[Source]) -> Config:
 
 def require_trainable(config: Config, run_dir: pathlib.Path, sources: Sequence[Source]) -> None:
     """Raise UserError for mistakes that would show only when the run directory has been made."""
-    LOSSES.create(config.loss.name, **config.loss.options)
+    loss = LOSSES.create(config.loss.name, **config.loss.options)
+    targets.require_fit(config.loss.name, loss, sources)
     sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
     needs, name = getattr(sampler, "needs", ()), config.pairs.name
     if "pairs" in needs and not any(source.pairs_per_image for source in sources):

@@ -22,6 +22,7 @@ from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.training.distributed import lockstep
 from reldepth_jax.training.optimizer import Trained, everything, make_optimizer, trainable
 from reldepth_jax.training.state import TrainState, new_state
+from reldepth_jax.training.targets import degenerate
 from reldepth_jax.types import Batch, Loss, Pairs, PairSampler
 
 Metrics = dict[str, Array]
@@ -111,7 +112,8 @@ def make_train_step(
     gradient, and each block is computed again.
 
     Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over 1 + sigma) in
-    the wrong order; grad_norm, of the trained parameters; finite, 1 or 0; skipped and
+    the wrong order; grad_norm, of the trained parameters; finite, 1 or 0; degenerate, the share of
+    images whose ground truth is one value nearly everywhere (`training.targets`); skipped and
     skipped_in_a_row, the counters of the new state.
     """
     graph = graph_definition(model, training=True, frozen_batch_norm=frozen_batch_norm)
@@ -163,6 +165,7 @@ def make_train_step(
             "whdr": whdr,
             "grad_norm": grad_norm,
             "finite": finite.astype(jnp.float32),
+            "degenerate": degenerate(loss, batch),
             "skipped": skipped,
             "skipped_in_a_row": in_a_row,
         }

@@ -37,6 +37,7 @@ class CountedStep:
         number = jnp.asarray(1.0 if ok else jnp.nan)
         metrics = {
             "loss": number, "whdr": number, "grad_norm": number, "finite": jnp.asarray(float(ok)),
+            "degenerate": 0.25,
             "skipped": skipped, "skipped_in_a_row": in_a_row,
         }  # fmt: skip
         new = state._replace(step=state.step + 1, skipped=skipped, skipped_in_a_row=in_a_row)
@@ -161,7 +162,7 @@ def test_the_loop_is_at_most_one_step_ahead_of_the_device():
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         number = next(numbers)
         ahead.append(number - max(ready))
-        names = ("loss", "whdr", "grad_norm", "finite")
+        names = ("loss", "whdr", "grad_norm", "finite", "degenerate")
         metrics = dict.fromkeys(names, np.float32(1)) | {"skipped": 0, "skipped_in_a_row": 0}
         return state._replace(step=state.step + 1), metrics | {"queued": Queued(number)}
 

@@ -30,6 +30,8 @@ from reldepth_jax.types import Sample
 PAIRS = 200
 """Pairs of each image from which polarity is judged."""
 _SIGMA = 0.02
+_NEARLY_ALL = 0.95
+"""Valid pixels of one value from which on an image teaches little, as in training."""
 _SKY_SHARE = 0.01
 """Pixels of the image from which on sky is more than specks."""
 _ORIGINAL = "replace it by the original file"
@@ -167,8 +169,11 @@ def contents(
     if maps and not sample["mask"].any():
         message = f"leaves no valid pixel, the image teaches nothing; {_ORIGINAL}, or remove it"
         findings.append(warning("ground truth", list(places.values())[-1], message))
-    elif maps and _is_constant(sample["depth"][sample["mask"]]):
-        message = f"is the same everywhere, the image teaches nothing; {_ORIGINAL}, or remove it"
+    elif maps and (share := _commonest(sample["depth"][sample["mask"]])) >= _NEARLY_ALL:
+        message = (
+            f"is the same at {share:.0%} of its valid pixels, the image teaches little;"
+            f" {_ORIGINAL}, or remove it"
+        )
         findings.append(warning("constant", list(places.values())[1], message))
     return findings
 
@@ -187,8 +192,10 @@ def sky(values: Shaped[np.ndarray, "h w"], marked: int, path: str) -> list[Findi
     return [warning("sky", path, message)]
 
 
-def _is_constant(values: Shaped[np.ndarray, "n"]) -> bool:
-    return bool((values == values[0]).all())
+def _commonest(values: Shaped[np.ndarray, "n"]) -> float:
+    """Return the share of the commonest value, if that is more than half."""
+    middle = np.partition(values, len(values) // 2)[len(values) // 2]
+    return float(np.mean(values == middle))
 
 
 def _summary(index: int, data_set: DataSet, record: Record, sample: Sample) -> Summary:

@@ -17,8 +17,15 @@ from reldepth_jax.data.reading.declaration import DataSet, Map, OwnFormat
 from reldepth_jax.data.reading.files import DataError, UndeclaredValues
 from reldepth_jax.data.reading.records import FileRecords, Part
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Split
+from reldepth_jax.types import DepthIs, Split
 
+_DEPTH_IS: dict[str, DepthIs] = {
+    "depth": "depth",
+    "disparity": "disparity",
+    "ordinal": "ordinal",
+    "inverse_ordinal": "ordinal",
+}
+"""By polarity."""
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*")
 
 
@@ -100,9 +107,9 @@ class Folder(DataSetSource):
     test: str = "90%:100%"
 
     @property
-    def values(self) -> Literal["depth", "disparity", "ordinal"]:
-        """What depth is known to be, see `types.Source`."""
-        return "ordinal" if self._is_ordinal else self.polarity  # type: ignore[return-value]
+    def depth_is(self) -> DepthIs:
+        """What depth is known to be."""
+        return _DEPTH_IS[self.polarity]
 
     def read_part(self, part: Part) -> FolderRecords:
         """Return the records in the range of a part."""

@@ -11,6 +11,7 @@ for each instance and 0 elsewhere.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from reldepth_jax.data.reading.declaration import DataSet, Files, Folders, Map
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.records import Part, Records
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Split
+from reldepth_jax.types import DepthIs, Split
 
 LAYOUT = Folders(
     {
@@ -69,6 +70,8 @@ class HRWSI(DataSetSource):
     """Read instance masks too, of training images alone; prepared shards have none."""
     instance_folder: str = "instance_masks"
     """Where they are, beside `imgs`."""
+
+    depth_is: ClassVar[DepthIs] = "disparity"
 
     def __post_init__(self) -> None:
         if self.instances and self.prepared:

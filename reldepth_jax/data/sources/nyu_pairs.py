@@ -26,7 +26,7 @@ from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.pair_lists import PairList
 from reldepth_jax.data.reading.records import Part, Record, Records
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Split
+from reldepth_jax.types import DepthIs, Split
 
 LISTS: dict[Part, tuple[str, ...]] = {
     "train": ("750_train_from_795_NYU_MITpaper_train_imgs_800_points_resize_240_320.csv",),
@@ -129,6 +129,11 @@ class NYUPairs(DataSetSource):
     depth: bool = False
     """Whether to read depth too, where an image has it. Not for training on the annotated pairs:
     where there is depth, pairs may be drawn from it."""
+
+    @property
+    def depth_is(self) -> DepthIs:
+        """What depth is known to be."""
+        return "depth" if self.depth else "pairs"
 
     def __post_init__(self) -> None:
         if self.pairs_per_image < 1:

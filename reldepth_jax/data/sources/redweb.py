@@ -16,7 +16,7 @@ from reldepth_jax.data.data_set import DataSetSource, Maps
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading.declaration import DataSet, Files, Folders, Map
 from reldepth_jax.registry import SOURCES
-from reldepth_jax.types import Split
+from reldepth_jax.types import DepthIs, Split
 
 SKY = 255
 
@@ -63,8 +63,16 @@ class ReDWeb(DataSetSource):
     sky: Literal["infinite", "masked"] = "infinite"
     """255 is farther than everything and equal to itself (paper), or without ground truth."""
     values: Literal["rd", "disparity"] = "rd"
-    """rd: depth is the RD value, whose ratios the paper's Eq. (1) compares. disparity: depth is
+    """rd: depth is the RD value, whose ratios the paper's Eq. (1) compares; its inverse means
+    nothing, since one pixel of value 0 would be infinitely near. disparity: depth is
     255 / (255 - RD), for losses that compare values of inverse depth, as MiDaS reads these maps."""
+
+    depth_hint = "values=disparity"
+
+    @property
+    def depth_is(self) -> DepthIs:
+        """What depth is known to be."""
+        return "relative" if self.values == "rd" else "disparity"
 
     def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
         """Interpret the RD map by the options."""

@@ -259,6 +259,11 @@ FAULTS = [
     ),
     Fault("redweb", "constant map", change(RD, lambda rd: 0 * rd + 7), warning("constant", RD)),
     Fault(
+        "redweb", "nearly constant map",
+        change(RD, lambda rd: np.where(np.indices(rd.shape)[0] < 2, rd, rd.dtype.type(7))),
+        warning("constant", RD),
+    ),
+    Fault(
         "redweb", "same image twice", copy(IMG, "ReDWeb_V1/Imgs/0004.jpg"),
         warning("duplicate", "ReDWeb_V1/Imgs/0004.jpg"),
     ),
