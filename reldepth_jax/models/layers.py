@@ -64,7 +64,14 @@ class BatchNorm(nnx.BatchNorm):
     def __init__(
         self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9, rngs: nnx.Rngs
     ):
-        super().__init__(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
+        super().__init__(
+            channels,
+            momentum=momentum,
+            epsilon=epsilon,
+            # E[x^2] - E[x]^2 loses digits where the mean is many deviations.
+            use_fast_variance=False,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:  # pyright: ignore[reportIncompatibleMethodOverride]: no mask here
         """Normalise over b, h and w."""

@@ -92,8 +92,8 @@ def test_convolutions_agree_in_value_and_gradients(name: str, parity: Callable[.
     )
 
 
-# A mean of 30 deviations costs float32 three digits of the variance, in any one-pass form.
-@pytest.mark.parametrize(("mean", "tolerance"), [(0.3, TOLERANCE), (30.0, 3e-3)])
+# The rounding of a mean of 30 deviations is 30 times that of one deviation.
+@pytest.mark.parametrize(("mean", "tolerance"), [(0.3, TOLERANCE), (30.0, 10 * TOLERANCE)])
 def test_batch_normalisation_agrees_in_value_gradients_and_statistics(
     mean: float, tolerance: float, parity: Callable[..., None]
 ):

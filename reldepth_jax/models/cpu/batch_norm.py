@@ -1,9 +1,14 @@
 """Batch normalisation in training. Source: Ioffe and Szegedy, ICML 2015. Axes: b h w c.
 
-The sums over b, h and w are products with a row of ones, and the gradient is written out: XLA's own
+The sums over b, h and w are products with rows of ones, and the gradient is written out: XLA's own
 reductions over leading axes keep one core busy and are not fused with the loops around them. A
 training step of ResNet-50 with the paper's decoder, batch 4 at 256x256, takes 0.87 times as long as
 with `nnx.BatchNorm`, on one core and on two (jax 0.10).
+
+A product adds one value after the other, so that its error grows with their number: that of 150,000
+is 100 times that of blocks of 1024. The variance is the mean of squares of what is centred; as
+E[x^2] - E[x]^2 it would be off by 3 % where the mean is 30 standard deviations, as on photographs
+of little contrast. Neither takes longer.
 """
 
 import functools
@@ -13,12 +18,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+_BLOCK = 1024
+"""At most so many values are added by one product, unless a line of an image is longer."""
 
-def sum_of_rows(x: Float[Array, "*n c"]) -> Float[Array, "c"]:
+
+def sum_of_rows(x: Float[Array, "b h w c"]) -> Float[Array, "c"]:
     """Sum over all axes but the last, added in float32, in the dtype of `x`."""
-    rows = x.reshape(-1, x.shape[-1])
-    ones = jnp.ones((1, rows.shape[0]), x.dtype)
-    return jnp.matmul(ones, rows, preferred_element_type=jnp.float32)[0].astype(x.dtype)
+    _, height, width, channels = x.shape
+    # Lines of one image together: images may lie on several devices.
+    lines = max(
+        n for n in range(1, height + 1) if height % n == 0 and (n * width <= _BLOCK or n == 1)
+    )
+    blocks = x.reshape(-1, lines * width, channels)
+    ones = jnp.ones((blocks.shape[0], 1, blocks.shape[1]), x.dtype)
+    sums = jnp.matmul(ones, blocks, preferred_element_type=jnp.float32)
+    return sums.sum(axis=(0, 1)).astype(x.dtype)
 
 
 def batch_norm(
@@ -45,7 +59,7 @@ def _forward(
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     count = x.size // x.shape[-1]
     mean = sum_of_rows(x) / count
-    var = jnp.maximum(sum_of_rows(jnp.square(x)) / count - jnp.square(mean), 0.0)
+    var = sum_of_rows(jnp.square(x - _wide(mean))) / count
     inverse = jax.lax.rsqrt(var + epsilon)
     factor = inverse * scale
     y = (x - _wide(mean)) * _wide(factor) + _wide(bias)
