@@ -118,4 +118,4 @@ def check(options: argparse.Namespace) -> None:
     options.rounds = options.rounds or (3 if options.quick else 7)
     options.pairs = options.pairs or ([100, 3000] if options.quick else [100, 1000, 3000, 10000])
     if options.against == "torch" and importlib.util.find_spec("torch") is None:
-        raise UserError('--against torch needs PyTorch: pip install torch')
+        raise UserError("--against torch needs PyTorch: pip install torch")

@@ -163,6 +163,7 @@ def _options(node: ast.stmt) -> dict[str, tuple[str, str]]:
             if isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)
             and field.value is not None
+            and not ast.unparse(field.annotation).startswith("ClassVar")
         }
     assert isinstance(node, ast.FunctionDef)
     keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)

@@ -65,6 +65,12 @@ PAIRWISE: dict[str, tuple[str, dict[str, Any], Callable[..., float], dict[str, A
         reference.youtube3d,
         {"keep": 0.33, "sigma": 0.2},
     ),
+    "youtube3d, executed": (
+        "youtube3d",
+        {"selection": "none"},
+        reference.youtube3d_executed,
+        {"sigma": 0.02, "keep": 0.75},
+    ),
     "plackett_luce": (
         "plackett_luce",
         {},
@@ -304,6 +310,10 @@ def test_equal_pairs_are_dropped_as_well_by_youtube3d_and_by_sgrl_never():
     value, gradient = evaluate("youtube3d", score, depth, mask, pairs)
     np.testing.assert_allclose(value, (0.1**2 + unequal) / 3, rtol=RELATIVE)
     assert gradient[0, 0, 1] == 0
+    # As executed: nothing goes, and the sum is divided by 3.
+    value, gradient = evaluate("youtube3d, executed", score, depth, mask, pairs)
+    np.testing.assert_allclose(value, (0.1**2 + 0.001**2 + unequal) / 3, rtol=RELATIVE)
+    assert gradient[0, 0, 1] > 0
     value, gradient = evaluate("sgrl", score, depth, mask, pairs)
     np.testing.assert_allclose(value, (0.1**2 + 0.001**2 + unequal) / 4, rtol=RELATIVE)
     assert gradient[0, 0, 1] > 0

@@ -127,6 +127,19 @@ def youtube3d(score, depth, mask, pairs, *, sigma: float, keep: float) -> float:
     return total / max(count, 1)
 
 
+def youtube3d_executed(score, depth, mask, pairs, *, sigma: float, keep: float) -> float:
+    """RelativeLoss(b_sort=True) as it is executed: rows of a (1, n) array are cut, not pairs."""
+    losses, points = [], 0
+    for image in range(len(score)):
+        g = [float(x) for x in depth[image].ravel()]
+        found = pair_losses(score[image], g, mask[image], pairs[image], sigma)
+        row = np.array([[loss for _, loss in found]])
+        kept = int(row.shape[1] * keep)
+        points += kept
+        losses.append(np.sum(-np.sort(-row, axis=1)[:kept]))
+    return float(sum(losses) / points)
+
+
 def negative_log_likelihood(worths: list[float]) -> float:
     """Plackett-Luce: the first is drawn from all, the second from the rest, ..."""
     total = 0.0
