@@ -41,6 +41,45 @@ def test_linear_and_cubic_agree_with_torch(
     np.testing.assert_allclose(resample(image[..., 1], new, kernel), ours[..., 1], atol=1e-12)
 
 
+def opencv_taps(old: int, new: int, kernel: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return places and weights as OpenCV's resize.cpp has them, in its float32."""
+    one, a = np.float32(1), np.float32(-0.75)
+    x = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+    at = np.floor(x).astype(np.int64)
+    x = x - at.astype(np.float32)
+    if kernel == "linear":
+        x = np.where((at < 0) | (at >= old - 1), np.float32(0), x)
+        at = np.clip(at, 0, old - 1)
+        return np.stack([at, np.minimum(at + 1, old - 1)]), np.stack([one - x, x])
+    far, back = x + one, one - x
+    first = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+    second, third = (((a + 2) * y - (a + 3)) * y * y + one for y in (x, back))
+    weights = np.stack([first, second, third, one - first - second - third])
+    return np.clip(at + np.arange(-1, 3)[:, None], 0, old - 1), weights
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@pytest.mark.parametrize(
+    ("old", "new", "largest"),
+    [((24, 32), (7, 31), 2e-6), ((384, 512), (480, 640), 3.1e-5), ((480, 640), (240, 320), 4e-7)],
+)
+def test_float32_of_opencv_is_as_far_away_as_is_said(old, new, largest, kernel: Kernel):
+    """On noise, whose neighbours differ by the whole range; its arithmetic by its source."""
+    noise = RNG.random(old).astype(np.float32)
+    theirs = noise
+    for axis in (1, 0):
+        places, weights = opencv_taps(old[axis], new[axis], kernel)
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        parts = (
+            theirs.take(place, axis) * weight.reshape(shape)
+            for place, weight in zip(places, weights, strict=True)
+        )
+        theirs = np.sum([*parts], axis=0, dtype=np.float32)
+    assert theirs.dtype == np.float32
+    apart = np.abs(resample(noise, new, kernel) - theirs).max()
+    assert largest / 20 < apart <= largest
+
+
 def line_of_averages(line: np.ndarray, new: int) -> list[float]:
     """Average over the stretch of each new pixel, from its definition."""
     step = len(line) / new
