@@ -8,8 +8,9 @@ python scripts/predict.py …     the same, from a clone
 For every photograph, at its own size and as it is displayed: NAME.png (16 bits, larger is farther
 unless --polarity says otherwise), NAME_color.png (bright is near), on request NAME.npy and NAME.pfm
 (float32), and with --confidence NAME_confidence.png: how sure the order of each pixel and the rest
-of the photograph is (gray 0 to 255 is 0.5 to 1). out/predictions.json lists them. Exit code 1 if a
-file could not be predicted, 2 if nothing was predicted.
+of the photograph is (gray 0 to 255 is 0.5 to 1). out/predictions.jsonl lists them, a line for each
+photograph. After a kill the same command continues. Exit code 1 if a file could not be predicted, 2
+if nothing was predicted, 6 if the output folder is full or cannot be written to.
 """
 
 import argparse
@@ -55,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
         " `reldepth models` says); default: what it was trained at",
     )
     options.add_argument(
+        "--max-pixels",
+        type=float,
+        default=0,
+        metavar="MILLIONS",
+        help="of the largest photograph that is read; default: 89",
+    )
+    options.add_argument(
         "--fast",
         action="store_true",
         help="on CPU: Winograd's algorithm, about half the time an image; errors of some 1e-6",
@@ -74,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     options, _ = command.parse(parser(), argv)
     if options.image_size and options.image_size < 32:
         raise ConfigError(f"--image-size must be at least 32, got {options.image_size}")
+    if not 0 <= options.max_pixels < 1e6:
+        raise ConfigError(f"--max-pixels must be above 0, got {options.max_pixels}")
     if options.workdir is None and options.checkpoint is not None:
         raise ConfigError("--checkpoint belongs to --workdir; a file of weights has one state")
     if options.model is not None:
@@ -105,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.confidence and temperature is None:
         folder = layout.evaluation_folder(pathlib.Path(origin))
         temperature = load_temperature(folder / layout.TEMPERATURE, model.step)
+    predictor = model.predictor(options.image_size)
     writer = files.Writer(
         output=options.output,
         npy=options.npy,
@@ -113,10 +124,16 @@ def main(argv: list[str] | None = None) -> int:
         temperature=temperature,
         run=origin,
         step=model.step,
+        made_by={
+            "weights": model.digest,
+            "preprocessing": predictor.preprocessing.to_dict(),
+            "fast": model.fast,
+        },
     )
-    predictor = model.predictor(options.image_size)
+    max_pixels = round(options.max_pixels * 1e6) or io.MAX_PIXELS
     with command.progress_bar("photographs") as progress:
-        counts = files.predict_files(predictor, options.inputs, writer, progress)
+        counts = files.predict_files(predictor, options.inputs, writer, progress, max_pixels)
+    there = f", {counts.there} there already" if counts.there else ""
     failed = f"; {counts.failed} failed" if counts.failed else ""
-    print(f"{counts.done} predicted, see {io.printable(options.output)}{failed}")
+    print(f"{counts.done} predicted{there}, see {io.printable(options.output)}{failed}")
     return 1 if counts.failed else 0

@@ -2,35 +2,34 @@
 
 import collections
 import contextlib
+import functools
 import itertools
-import json
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from reldepth_jax.data.images import io
-from reldepth_jax.errors import UserError
-from reldepth_jax.inference.writer import Writer
+from reldepth_jax.data.reading.listing import describe, listing
+from reldepth_jax.inference import bookkeeping
+from reldepth_jax.inference.bookkeeping import MANIFEST, Book, OutputError, Photo, PredictError
+from reldepth_jax.inference.writer import Writer, is_prediction
 
-MANIFEST = "predictions.json"
-
-
-class PredictError(UserError):
-    """Nothing can be predicted: no photographs, or an output folder that cannot be used."""
+__all__ = ["MANIFEST", "Counts", "PredictError", "Writer", "predict_files"]
 
 
 class Counts(NamedTuple):
-    """How many photographs were predicted and how many could not be."""
+    """How many photographs were predicted, could not be, and had been before."""
 
     done: int
     failed: int
+    there: int = 0
 
 
-class _Photo(NamedTuple):
+class _Found(NamedTuple):
     path: pathlib.Path
     relative: str
     """Its path in the folder that was given, or its name."""
@@ -41,67 +40,73 @@ def predict_files(
     inputs: Sequence[str | os.PathLike[str]],
     writer: Writer,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    max_pixels: int = io.MAX_PIXELS,
 ) -> Counts:
-    """Predict photographs and folders of them (recursively).
+    """Predict photographs and folders of them (recursively, links followed).
 
     A folder contributes the files with an image extension; its sub-folders are kept in the output,
-    hidden files are left out. A file that is named is always tried. Each file that cannot be
-    predicted is one line on stderr; the others are predicted. The output of photographs that would
-    share a name keeps their extensions. `predictions.json` in the output folder lists what was
-    written there, over repeated calls; files that it does not list are never overwritten.
+    hidden files and earlier outputs are left out, and a line on stderr counts what else is. A file
+    that is named is always tried. Each file that cannot be predicted is one line on stderr; the
+    others are predicted. The output of photographs that would share a name keeps their extensions.
+    `bookkeeping` says how repeated and simultaneous calls go together: a photograph that an earlier
+    call has predicted in the same way is not predicted again.
 
     Args:
       predictor: uint8 RGB (h, w, 3) -> float32 score (h, w), which grows with distance.
       progress: called with (photographs done, photographs in all).
+      max_pixels: of a photograph that is tried.
 
-    Raises PredictError if there is nothing to predict or the output folder cannot be used.
+    Raises PredictError if there is nothing to predict or the output folder cannot be used,
+    OutputError (one) when it is full.
     """
-    known = _read_manifest(writer.output)
-    ours = {output for entry in known for output in entry["outputs"]}
-    photos = _collect(inputs, skip={os.path.abspath(writer.output / path) for path in ours})
-    if not photos:
+    found, left_out = _collect(inputs, writer)
+    if not found:
         raise PredictError(
             f"no images in {', '.join(io.printable(path) for path in inputs)};"
-            f" known extensions: {' '.join(sorted(io.IMAGE_SUFFIXES))}"
+            f" {''.join(f'{line}; ' for line in left_out.values())}"
+            f"known extensions: {' '.join(sorted(io.IMAGE_SUFFIXES))}"
         )
-    try:
-        writer.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PredictError(f"{io.printable(writer.output)}: {error.strerror}") from None
-
-    entries: list[dict[str, Any]] = []
-    try:
-        for number, (photo, name) in enumerate(zip(photos, _names(photos, writer), strict=True), 1):
+    for folder, line in left_out.items():
+        print(f"{io.printable(folder)}: {line}", file=sys.stderr)
+    photos = _photos(found, writer)
+    counts = collections.Counter[str]()
+    with bookkeeping.opened(writer.output, writer.settings, writer.endings) as book:
+        for number, photo in enumerate(photos, 1):
             try:
-                entries.append(_predict_one(predictor, photo.path, name, writer, ours))
+                counts[_predict(predictor, photo, writer, book, max_pixels)] += 1
             except io.UnreadableFile as error:
                 print(error, file=sys.stderr)
+                counts["failed"] += 1
             progress(number, len(photos))
-    finally:
-        # Also after an interruption: what is not listed counts as someone else's.
-        _write_manifest(writer.output, known, entries)
-    return Counts(len(entries), len(photos) - len(entries))
+    return Counts(counts["done"], counts["failed"], counts["there"])
 
 
-def _predict_one(
+def _predict(
     predictor: Callable[[np.ndarray], np.ndarray],
-    path: pathlib.Path,
-    name: str,
+    photo: Photo,
     writer: Writer,
-    ours: set[str],
-) -> dict[str, Any]:
-    new = [
-        writer.output / (name + ending) for ending in writer.endings if name + ending not in ours
-    ]
-    for file in new:
-        if os.path.lexists(file):
-            taken = io.printable(file)
-            raise io.UnreadableFile(path, f"{taken} is in the way; choose another output folder")
-    score = predictor(io.read_image(path))
-    if not np.isfinite(score).all():
-        raise io.UnreadableFile(path, "the network's score is not finite")
+    book: Book,
+    max_pixels: int,
+) -> str:
+    """Predict a photograph unless that has been done; return which, "done" or "there"."""
     try:
-        return {"input": os.fspath(path), **writer.write(name, score)}
+        if book.done(photo):
+            return "there"
+        book.choose(photo)
+        if photo.path.suffix.lower() == ".png" and is_prediction(photo.path):
+            raise io.UnreadableFile(photo.path, "was predicted here: it is no photograph")
+        score = predictor(io.read_image(photo.path, max_pixels))
+        if not np.isfinite(score).all():
+            raise io.UnreadableFile(photo.path, "the network's score is not finite")
+        name = book.begin(photo)
+    except bookkeeping.Taken as taken:
+        raise io.UnreadableFile(photo.path, str(taken)) from None
+    if name is None:
+        return "there"
+    files = [writer.output / (name + ending) for ending in writer.endings]
+    new = [file for file in files if not os.path.lexists(file)]
+    try:
+        book.finish(photo, writer.write(name, score))
     except BaseException as error:
         for file in new:
             # A name that is too long to write is also too long to remove.
@@ -109,82 +114,79 @@ def _predict_one(
                 file.unlink()
         if not isinstance(error, OSError):
             raise
-        reason = f"its prediction cannot be written: {error.strerror}"
-        raise io.UnreadableFile(path, reason) from error
+        if error.errno in bookkeeping.FULL:
+            raise OutputError(bookkeeping.unwritable(writer.output, error)) from error
+        reason = f"its prediction cannot be written: {error.strerror or error}"
+        raise io.UnreadableFile(photo.path, reason) from error
+    return "done"
 
 
-def _collect(inputs: Sequence[str | os.PathLike[str]], skip: set[str]) -> list[_Photo]:
-    """List each photograph once; files of a folder that are in `skip` are left out."""
-    found: dict[str, _Photo] = {}
+class _Earlier:
+    """Tells the outputs of earlier calls, in whatever folders they lie."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._outputs = bookkeeping.outputs_in(folder)
+        self._seen: set[str] = set()
+
+    def look_above(self, folder: pathlib.Path) -> None:
+        """Take in what was predicted into the folders that `folder` lies in."""
+        for parent in folder.absolute().parents:
+            self._look(os.fspath(parent))
+
+    def __call__(self, parent: str, name: str) -> bool:
+        """Return whether the file `name` of a folder is one; folders come before what they hold."""
+        self._look(parent)
+        return name == MANIFEST or os.path.abspath(os.path.join(parent, name)) in self._outputs
+
+    def _look(self, folder: str) -> None:
+        if folder not in self._seen:
+            self._seen.add(folder)
+            if os.path.lexists(os.path.join(folder, MANIFEST)):
+                self._outputs |= bookkeeping.outputs_in(folder)
+
+
+def _collect(
+    inputs: Sequence[str | os.PathLike[str]], writer: Writer
+) -> tuple[list[_Found], dict[pathlib.Path, str]]:
+    """List each photograph once; by folder, say how many of its files are none."""
+    found: dict[str, _Found] = {}
+    left_out: dict[pathlib.Path, str] = {}
+    earlier = _Earlier(writer.output)
     for start in map(pathlib.Path, inputs):
-        inside = (photo for photo in _walk(start) if os.path.abspath(photo.path) not in skip)
-        for photo in inside if start.is_dir() else [_Photo(start, start.name)]:
+        inside = [_Found(start, start.name)]
+        if start.is_dir():
+            earlier.look_above(start)
+            listed = listing(start, io.IMAGE_SUFFIXES, skip=earlier)
+            inside = [_Found(start / relative, relative) for relative in listed.paths]
+            if listed.left_out:
+                left_out[start] = describe(listed.left_out)
+        for photo in inside:
             found.setdefault(os.path.abspath(photo.path), photo)
-    return list(found.values())
+    return list(found.values()), left_out
 
 
-def _walk(start: pathlib.Path) -> Iterator[_Photo]:
-    for folder, folders, files in os.walk(start):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = pathlib.Path(folder, name)
-            if path.suffix.lower() in io.IMAGE_SUFFIXES and not name.startswith("."):
-                yield _Photo(path, path.relative_to(start).as_posix())
+def _photos(found: list[_Found], writer: Writer) -> list[Photo]:
+    """Give each photograph the names that its outputs may have.
 
-
-def _names(photos: list[_Photo], writer: Writer) -> list[str]:
-    """Choose the output names: without extension, with it, or with a number, until all differ.
-
-    Compared without case, as some file systems do, and never the name of an input.
+    Without extension, with it, or with a number; compared without case, as some file systems do,
+    and never the name of an input.
     """
 
     def claims(name: str) -> set[str]:
         paths = (writer.output / (name + ending) for ending in writer.endings)
         return {os.path.abspath(path).casefold() for path in paths}
 
-    taken = {os.path.abspath(photo.path).casefold() for photo in photos}
-    stems = [os.path.splitext(photo.relative)[0] for photo in photos]
+    inputs = {os.path.abspath(photo.path).casefold() for photo in found}
+    stems = [os.path.splitext(photo.relative)[0] for photo in found]
     wanted = collections.Counter(claim for stem in stems for claim in claims(stem))
-    names = []
-    for photo, stem in zip(photos, stems, strict=True):
+
+    def names(photo: _Found, stem: str) -> Iterator[str]:
         alone = all(wanted[claim] == 1 for claim in claims(stem))
         numbered = (f"{photo.relative}-{number}" for number in itertools.count(2))
         options = itertools.chain([stem] if alone else [], [photo.relative], numbered)
-        name = next(name for name in options if not claims(name) & taken)
-        taken |= claims(name)
-        names.append(name)
-    return names
+        return (name for name in options if not claims(name) & inputs)
 
-
-def _read_manifest(output: pathlib.Path) -> list[dict[str, Any]]:
-    path = output / MANIFEST
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["predictions"]
-        if not all(isinstance(name, str) for entry in entries for name in entry["outputs"]):
-            raise ValueError("outputs must be texts")
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError:
-        raise PredictError(f"{io.printable(output)} is a file; expected a folder") from None
-    except (ValueError, KeyError, TypeError, OSError):
-        raise PredictError(
-            f"{io.printable(path)} is not a list of predictions; choose another output folder"
-        ) from None
-    return entries
-
-
-def _write_manifest(
-    output: pathlib.Path, known: list[dict[str, Any]], entries: list[dict[str, Any]]
-) -> None:
-    """List the new predictions and the old ones that they do not replace."""
-    replaced = {path for entry in entries for path in entry["outputs"]}
-    for entry in known:
-        left = [path for path in entry["outputs"] if path not in replaced]
-        if left:
-            entries = [*entries, {**entry, "outputs": left}]
-    content = json.dumps({"predictions": entries}, indent=1) + "\n"
-    try:
-        with io.atomic_write(output / MANIFEST) as file:
-            file.write(content.encode("utf-8"))
-    except OSError as error:
-        raise PredictError(f"{io.printable(output / MANIFEST)}: {error.strerror}") from None
+    return [
+        Photo(photo.path, functools.partial(names, photo, stem))
+        for photo, stem in zip(found, stems, strict=True)
+    ]

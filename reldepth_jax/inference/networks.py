@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -110,6 +111,15 @@ class Model:
             except UserError as error:
                 raise UserError(f"images of size {size}: {error}") from None
         return Predictor(self, preprocessing, self.config.output)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of all arrays and their names."""
+        found = hashlib.sha256()
+        for name, array in sorted(arrays.from_state(self.params, self.stats).items()):
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()[:16]
 
     def weights(self) -> Weights:
         """Return the arrays under their names, with what they are."""

@@ -1,7 +1,9 @@
 """The files of a predicted photograph."""
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,20 @@ import reldepth_jax
 from reldepth_jax.data.images import io, pictures
 from reldepth_jax.metrics.confidence import PARTNERS, confidence_map
 from reldepth_jax.types import LARGER_IS, Polarity, with_polarity
+
+_SOFTWARE = "reldepth_jax"
+
+
+def is_prediction(path: str | os.PathLike[str]) -> bool:
+    """Return whether a PNG was written here, by its text; True for files of another ending."""
+    if not os.fspath(path).endswith(".png"):
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(300)
+    except OSError:
+        return False
+    return head.startswith(b"\x89PNG") and b"tEXtSoftware\0%s " % _SOFTWARE.encode() in head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,21 @@ class Writer:
     """Run directory or file of the network, for the manifest."""
     step: int = 0
     """Training step of the network, for the manifest."""
+    made_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Whatever else decides the result, for the manifest: weights, preprocessing, …"""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the entries of all photographs have in common."""
+        confidence = {} if self.temperature is None else {"temperature": self.temperature}
+        return {
+            "larger_is": LARGER_IS[self.polarity],
+            "run": io.printable(self.run),
+            "step": self.step,
+            **confidence,
+            **self.made_by,
+            "version": reldepth_jax.__version__,
+        }
 
     @property
     def endings(self) -> list[str]:
@@ -52,15 +83,10 @@ class Writer:
         """
         values = with_polarity(score, self.polarity)
         low, high = float(values.min()), float(values.max())
-        facts = {
-            "larger_is": LARGER_IS[self.polarity],
-            "score_minimum": low,
-            "score_maximum": high,
-            "run": io.printable(self.run),
-            "step": self.step,
-        }
-        software = {"Software": f"reldepth_jax {reldepth_jax.__version__}"}
-        notes = software | {key: str(value) for key, value in facts.items()}
+        facts = {"score_minimum": low, "score_maximum": high}
+        software = {"Software": f"{_SOFTWARE} {reldepth_jax.__version__}"}
+        told = {key: self.settings[key] for key in ("larger_is", "run", "step")}
+        notes = software | {key: str(value) for key, value in (told | facts).items()}
         base = self.output / name
         base.parent.mkdir(parents=True, exist_ok=True)
         unit = (values.astype(np.float64) - low) / ((high - low) or 1.0)
@@ -72,7 +98,6 @@ class Writer:
         if self.pfm:
             io.write_pfm(f"{base}.pfm", values)
         if self.temperature is not None:
-            facts |= {"temperature": self.temperature}
             gray = np.round(510 * (confidence_map(score, self.temperature) - 0.5)).astype(np.uint8)
             meaning = {
                 "confidence": "gray 0 to 255 is 0.5 to 1: mean of max(p, 1 - p),"
@@ -82,4 +107,5 @@ class Writer:
             }
             io.write_png(f"{base}_confidence.png", gray, software | meaning)
         outputs = [name + ending for ending in self.endings]
-        return {"outputs": outputs, "height": score.shape[0], "width": score.shape[1], **facts}
+        size = {"height": score.shape[0], "width": score.shape[1]}
+        return {"outputs": outputs, **size, **facts, **self.settings}

@@ -142,7 +142,7 @@ def test_predict_keeps_sizes_and_reports_bad_files(smoke: pathlib.Path, tmp_path
         # Larger stays farther, and the stretch to 16 bits keeps the order.
         assert depth.ravel()[score.argmax()] == 65535
         assert depth.ravel()[score.argmin()] == 0
-    listed = json.loads((out / "predictions.json").read_text())["predictions"]
+    listed = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert {entry["larger_is"] for entry in listed} == {"farther"}
     assert len(listed) == 4
 

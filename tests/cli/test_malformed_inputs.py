@@ -989,7 +989,7 @@ def check(case: Case, got: Outcome, place: pathlib.Path, data: Listing, run: Lis
     written = {path for path, (mode, _) in listing(place / "out").items() if stat.S_ISREG(mode)}
     expected = {f"{name}{end}" for name in case.outputs for end in (".png", "_color.png")}
     if case.name == "predict" and got.code < 2:
-        expected |= {"predictions.json"}
+        expected |= {"predictions.jsonl", ".predictions.begun"}
         for name, (height, width) in case.outputs.items():
             with Image.open(place / "out" / f"{name}.png") as image:
                 assert image.size == (width, height)

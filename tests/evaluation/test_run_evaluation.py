@@ -142,7 +142,7 @@ def test_evaluation_fits_on_validation_and_predict_uses_it(script, tmp_path, cap
     assert np.ptp(gray) > 5
     assert float(told["temperature"]) == facts["temperature"]
     assert "gray 0 to 255 is 0.5 to 1" in told["confidence"]
-    (entry,) = json.loads((out / "predictions.json").read_text())["predictions"]
+    (entry,) = map(json.loads, (out / "predictions.jsonl").read_text().splitlines())
     assert "a_confidence.png" in entry["outputs"]
 
     monkeypatch.setattr(networks, "from_run", lambda *_: Slope.at_step(9))

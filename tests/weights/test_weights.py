@@ -475,7 +475,7 @@ def test_photographs_are_predicted_with_a_file(saved: pathlib.Path, tmp_path: pa
     # Larger is farther in what is written, unless told otherwise; the network's own is nearer.
     expected = -networks.load_model(saved).predict(photo())
     np.testing.assert_array_equal(np.load(output / "photo.npy"), expected)
-    entry = json.loads((output / "predictions.json").read_text())["predictions"][0]
+    (entry,) = map(json.loads, (output / "predictions.jsonl").read_text().splitlines())
     assert entry["run"] == str(saved)
 
 

@@ -162,10 +162,10 @@ def to_rgb(image: Image.Image, *, displayed: bool) -> Image.Image:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         # Game engines leave alpha 0 everywhere: it says nothing about what is to be seen.
-        if image.getextrema()[3] != (0, 0):
+        if image.getchannel("A").getextrema() != (0, 0):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image if image.mode == "RGB" else image.convert("RGB")
-    if deep and max(high for _, high in image.getextrema()) < 16:
+    if deep and int(np.asarray(image).max()) < 16:
         raise ValueError(
             "16-bit colours that use no more than a sixteenth of their range are not read; scale"
             " them to 16 bits"

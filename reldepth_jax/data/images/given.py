@@ -1,6 +1,7 @@
 """What a program hands over as an image: taken for what it is, or refused, never guessed."""
 
 import os
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +14,7 @@ Given = str | os.PathLike[str] | Image.Image | np.ndarray
 """Also whatever NumPy makes an array of."""
 
 
-def as_rgb(image: object) -> UInt8[np.ndarray, "h w 3"]:
+def as_rgb(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     """Return an image as RGB in the orientation in which it is displayed.
 
     Args:

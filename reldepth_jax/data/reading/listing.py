@@ -3,7 +3,7 @@
 import collections
 import os
 import pathlib
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 from reldepth_jax.data.images import decoding, io
@@ -24,11 +24,16 @@ class Listing(NamedTuple):
 
 
 def listing(
-    folder: str | os.PathLike[str], suffixes: Set[str], avoid: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    suffixes: Set[str],
+    avoid: str | os.PathLike[str] | None = None,
+    skip: Callable[[str, str], bool] = lambda parent, name: False,
 ) -> Listing:
-    """List the files below `folder`, but not below `avoid`.
+    """List the files below `folder`, but not below `avoid`, nor those that are to `skip`.
 
-    Links to folders are followed; each folder is listed once, whatever leads to it.
+    `skip` takes a file's folder and its name; it is asked about the files of a folder before those
+    of its sub-folders. Links to folders are followed; each folder is listed once, whatever leads to
+    it.
 
     Raises UnreadableFile for a folder that cannot be listed.
     """
@@ -48,6 +53,8 @@ def listing(
             inside = pathlib.PurePath(os.path.relpath(parent, folder))
             for name in sorted(name for name in names if not name.startswith(".")):
                 suffix = os.path.splitext(name)[1].lower()
+                if skip(parent, name):
+                    continue
                 if suffix in suffixes:
                     found.paths.append((inside / name).as_posix())
                 else:
