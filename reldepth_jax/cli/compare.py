@@ -6,8 +6,9 @@ python scripts/compare.py …     the same, from a clone
 
 A group is one recipe with one run for each seed; a run given by itself is a group of its own. The
 table has the mean error over the runs of a group, its standard deviation over them, its 95 %
-bootstrap interval over images, and the paired difference to the first group. Writes compare.json,
-compare.md and compare.png, where each group is shown by its first run.
+bootstrap interval over images, and the difference to the first group, with an interval over seeds
+and images. Writes compare.json, compare.md and compare.png, where each group is shown by its first
+run.
 """
 
 import argparse
@@ -85,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     claims = compare.statements(report)
     notes = (
         "Errors in percent: mean over the seeds ± standard deviation over them [95 % bootstrap"
-        f" interval over images]. {heldout_report.protocol_text(anyone)}"
+        " interval over images]. Differences: [95 % interval over seeds and images], of one seed"
+        f" over images. {heldout_report.protocol_text(anyone)}"
     )
     output = options.output
     output.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """Several trained recipes on the same held-out images: table, paired differences, contact sheet.
 
 A group holds the evaluations of one recipe, one for each seed. Its error is the mean over them; the
-interval is over images, the standard deviation over seeds.
+interval is over images, the standard deviation over seeds. Differences have the interval over both
+(`metrics.recipes`).
 """
 
 import math
@@ -17,7 +18,8 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation import heldout_report
 from reldepth_jax.evaluation.heldout import STRICT, Evaluation
 from reldepth_jax.evaluation.heldout_report import TITLES
-from reldepth_jax.metrics.ordinal import RULE, ErrorCounts, paired_bootstrap, plain
+from reldepth_jax.metrics import recipes
+from reldepth_jax.metrics.ordinal import RULE, ErrorCounts, plain
 
 Groups = Mapping[str, Sequence[Evaluation]]
 
@@ -52,7 +54,8 @@ def common_settings(configs: Mapping[str, Config]) -> Config:
 def report(groups: Groups) -> dict[str, Any]:
     """Return errors of each group and of the rule, and differences to the first group, for JSON.
 
-    A difference below zero means fewer errors than the first group.
+    A difference below zero means fewer errors than the first group. `decided` says whether it would
+    be found again with other seeds and images, or, of groups with one seed, with other images.
     """
     first = next(iter(groups))
     images = groups[first][0].num_images
@@ -60,6 +63,7 @@ def report(groups: Groups) -> dict[str, Any]:
         name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in STRICT}
         for name, group in groups.items()
     }
+    models = {key: [each.model[key] for each in groups[first]] for key in STRICT}
     return {
         "images": images,
         "groups": {
@@ -73,10 +77,9 @@ def report(groups: Groups) -> dict[str, Any]:
         "difference_to": first,
         "differences": {
             name: {
-                key: plain(paired_bootstrap(counts[name][key], counts[first][key])._asdict())
-                for key in STRICT
+                key: _compared([each.model[key] for each in group], models[key]) for key in STRICT
             }
-            for name in groups
+            for name, group in groups.items()
             if name != first
         },
     }
@@ -102,38 +105,42 @@ def rows(facts: Mapping[str, Any]) -> list[list[str]]:
 def statements(facts: Mapping[str, Any]) -> list[str]:
     """Return one sentence for each difference of a `report`: which group errs less.
 
-    The difference is unclear where the 95 % interval of the paired bootstrap over images holds zero
-    or does not exist, or where groups with equally many seeds do not agree on its sign, seed by
-    seed.
+    A recipe does if the difference is decided. Groups of one seed each say which network does, and
+    nothing of the recipes; one seed against several says nothing.
     """
     first, lines = facts["difference_to"], []
     for name, differences in facts["differences"].items():
         for key, each in differences.items():
             if each["value"] is None:
                 continue
-            rates = [facts["groups"][group][key]["rates"] for group in (name, first)]
-            seeds, agreeing = _seeds(rates, each["value"])
-            low, high = each["low"], each["high"]
-            if low is None or low <= 0 <= high or agreeing is False:
+            seeds = [len(facts["groups"][group][key]["rates"]) for group in (name, first)]
+            better, worse = (name, first) if each["value"] < 0 else (first, name)
+            if not each["decided"] or (1 in seeds and seeds != [1, 1]):
                 claim = f"no clear difference between {name} and {first}"
+            elif seeds == [1, 1]:
+                claim = f"the network of {better} errs less than that of {worse}"
             else:
-                better, worse = (name, first) if high < 0 else (first, name)
                 claim = f"{better} errs less than {worse}"
             lines.append(
                 f"{TITLES[key]}: {claim}: difference {_difference(each)} points of {name} minus"
-                f" {first}, {seeds}, {facts['images']} images"
+                f" {first}, {_seeds(seeds, each['seeds_p'])}, {facts['images']} images"
             )
     return lines
 
 
-def _seeds(rates: Sequence[Sequence[float]], difference: float) -> tuple[str, bool | None]:
-    """Return how many seeds there are, in words, and whether all have the sign of `difference`."""
-    counts = [*dict.fromkeys(map(len, rates))]
-    if len(counts) > 1 or counts == [1]:
-        text = " and ".join(map(str, counts))
-        return f"{text} seed{'' if counts == [1] else 's'}", None
-    same = sum((one - other) * difference > 0 for one, other in zip(*rates, strict=True))
-    return f"{same} of {counts[0]} seeds agree", same == counts[0]
+def _compared(one: Sequence[ErrorCounts], other: Sequence[ErrorCounts]) -> dict[str, Any]:
+    found = recipes.difference(one, other)
+    return {**plain(found._asdict()), "decided": found.decided}
+
+
+def _seeds(counts: list[int], p: float | None) -> str:
+    """Return how many seeds there are and what they decide, in words."""
+    if counts == [1, 1]:
+        return "1 seed, which says nothing of the recipes"
+    text = f"{' and '.join(map(str, dict.fromkeys(counts)))} seeds"
+    if 1 in counts:
+        return f"{text}, one of which shows no spread"
+    return text if p is None else f"{text} (p = {p:.2g})"
 
 
 def markdown(table: Sequence[Sequence[str]], notes: str) -> str:

@@ -211,43 +211,11 @@ def bootstrap_interval(
     (NaN, NaN) for fewer than two images: their spread is unknown. Images without pairs count as
     images; a resample without any pair is left out.
     """
-    rates = _resampled_rates([wrong], total, samples, seed)[0]
-    return _percentiles(rates)
+    rates = resampled_rates([wrong], total, samples, seed)[0]
+    return percentiles(rates)
 
 
-class PairedDifference(NamedTuple):
-    """Rate of one model minus the rate of another, on the same pairs."""
-
-    value: float
-    low: float
-    high: float
-    opposite: float
-    """Share of the resamples in which the difference has not the sign of `value`."""
-
-
-def paired_bootstrap(
-    one: ErrorCounts,
-    other: ErrorCounts,
-    *,
-    samples: int = 2000,
-    seed: int = 0,
-) -> PairedDifference:
-    """Compare two models image by image: each resample of images is used for both.
-
-    Raises ValueError if the two were not counted on the same pairs.
-    """
-    if not np.array_equal(one.total, other.total):
-        raise ValueError("paired_bootstrap: the two models were not counted on the same pairs")
-    value = one.rate - other.rate
-    first, second = _resampled_rates([one.wrong, other.wrong], one.total, samples, seed)
-    low, high = _percentiles(first - second)
-    if np.isnan(low):
-        return PairedDifference(value, low, high, float("nan"))
-    opposite = float(np.mean(np.sign(first - second) != np.sign(value)))
-    return PairedDifference(value, low, high, opposite)
-
-
-def _resampled_rates(
+def resampled_rates(
     wrongs: list[Float[np.ndarray, "m"]], total: Int[np.ndarray, "m"], samples: int, seed: int
 ) -> list[Float[np.ndarray, "samples"]]:
     """Return the pooled rates of each resample of the images, the same ones for all of `wrongs`."""
@@ -265,7 +233,8 @@ def _resampled_rates(
     return list(sums[:-1] / sums[-1])
 
 
-def _percentiles(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
+def percentiles(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
+    """Return the ends of the central 95 % of the values, NaN if there are none."""
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - 0.95) / 2, (1 + 0.95) / 2])

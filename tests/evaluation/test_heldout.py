@@ -273,53 +273,59 @@ def test_differences_are_to_the_first_group_and_negative_for_fewer_errors():
     expected = facts["groups"]["two"]["whdr"]["rate"] - facts["groups"]["one"]["whdr"]["rate"]
     assert difference["value"] == pytest.approx(expected)
     assert difference["low"] <= difference["value"] <= difference["high"] < 0
-    assert difference["opposite"] == 0
+    assert difference["seeds_p"] is None
 
 
-def test_plain_words_say_who_errs_less():
-    both = groups()
-    facts = compare.report(both)
-    difference = facts["differences"]["two"]["whdr"]
-    value, low, high = (f"{100 * difference[key]:.1f}" for key in ("value", "low", "high"))
-    line = compare.statements(facts)[0]
-    assert line == (
-        f"WHDR: two errs less than one: difference {value} [{low}, {high}] points of two minus"
-        " one, 1 and 2 seeds, 5 images"
-    )
-    turned = compare.report(dict(reversed(both.items())))
-    assert "WHDR: two errs less than one: difference +" in compare.statements(turned)[0]
-
-
-@pytest.mark.parametrize("interval", [(-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (None, None)])
-def test_an_interval_with_zero_or_none_is_no_clear_difference(interval):
-    low, high = interval
-    difference = {"value": 0.05, "low": low, "high": high, "opposite": 0.2}
-    one = {"whdr": {"rates": [0.1]}}
-    facts = {
+def facts_of(difference: dict[str, object], *seeds: int) -> dict[str, object]:
+    """Return a report of groups a and b, of which `difference` is b's to a."""
+    groups = {name: {"whdr": {"rates": [0.1] * n}} for name, n in zip("ab", seeds, strict=True)}
+    return {
         "images": 7,
         "difference_to": "a",
-        "groups": {"a": one, "b": one},
+        "groups": groups,
         "differences": {"b": {"whdr": difference}},
     }
-    (line,) = compare.statements(facts)
-    assert line.startswith("WHDR: no clear difference between b and a: difference +5.0")
-    assert line.endswith("1 seed, 7 images")
+
+
+CLEAR = {"value": 0.05, "low": 0.01, "high": 0.1, "seeds_p": 0.0123, "decided": True}
+UNCLEAR = {"value": 0.05, "low": -0.01, "high": 0.1, "seeds_p": 0.6, "decided": False}
+ONE = "1 seed, which says nothing of the recipes"
 
 
 @pytest.mark.parametrize(
-    ("second", "claim"),
-    [([0.2, 0.3], "a errs less than b"), ([0.2, 0.1], "no clear difference between b and a")],
+    ("difference", "seeds", "claim", "said"),
+    [
+        (CLEAR, (3, 3), "a errs less than b", "3 seeds (p = 0.012)"),
+        (CLEAR | {"value": -0.05}, (3, 2), "b errs less than a", "2 and 3 seeds (p = 0.012)"),
+        (UNCLEAR, (3, 3), "no clear difference between b and a", "3 seeds (p = 0.6)"),
+        (CLEAR | {"seeds_p": None}, (1, 1), "the network of a errs less than that of b", ONE),
+        (UNCLEAR | {"seeds_p": None}, (1, 1), "no clear difference between b and a", ONE),
+        (
+            CLEAR | {"seeds_p": None},
+            (1, 3),
+            "no clear difference between b and a",
+            "3 and 1 seeds, one of which shows no spread",
+        ),
+    ],
 )
-def test_groups_differ_clearly_only_if_all_seeds_agree(second: list[float], claim: str):
-    facts = {
-        "images": 7,
-        "difference_to": "a",
-        "groups": {"a": {"whdr": {"rates": [0.1, 0.15]}}, "b": {"whdr": {"rates": second}}},
-        "differences": {"b": {"whdr": {"value": 0.05, "low": 0.01, "high": 0.1, "opposite": 0}}},
-    }
-    (line,) = compare.statements(facts)
-    assert line.startswith(f"WHDR: {claim}: difference +5.0")
-    assert f"{1 + (second[1] == 0.3)} of 2 seeds agree" in line
+def test_plain_words_say_what_is_decided(difference, seeds, claim, said):
+    (line,) = compare.statements(facts_of(difference, *seeds))
+    assert line.startswith(f"WHDR: {claim}: difference {100 * difference['value']:+.1f} [")
+    assert line.endswith(f"] points of b minus a, {said}, 7 images")
+
+
+def test_a_report_decides_by_seeds_and_images():
+    both = groups()
+    facts = compare.report(both)
+    # Two seeds that differ by much, and one.
+    assert "WHDR: no clear difference between two and one: " in compare.statements(facts)[0]
+    single = {"one": both["one"][:1], "two": both["two"]}
+    assert (
+        "the network of two errs less than that of one"
+        in compare.statements(compare.report(single))[0]
+    )
+    equal = {"one": both["one"][:1] * 2, "two": both["two"] * 2}
+    assert "WHDR: two errs less than one: " in compare.statements(compare.report(equal))[0]
 
 
 def test_the_comparison_becomes_a_markdown_table_and_a_picture():

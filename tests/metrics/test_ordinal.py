@@ -257,27 +257,3 @@ def test_interval_is_deterministic_and_unknown_for_one_image():
     assert counts([4, 4, 4], [10, 10, 10]).interval == (0.4, 0.4)
     for nothing in (counts([3], [10]), counts([0, 0], [0, 0]), counts([], [])):
         assert all(math.isnan(bound) for bound in nothing.interval)
-
-
-def test_paired_difference_has_the_closed_form_of_two_images():
-    """Differences +3 and -1 of 10: a resample is both, or one of them twice (1/4 each)."""
-    one, other = counts([5, 1], [10, 10]), counts([2, 2], [10, 10])
-    samples = 4000
-    got = ordinal.paired_bootstrap(one, other, samples=samples)
-    assert got.value == pytest.approx(0.1)
-    assert (got.low, got.high) == pytest.approx((-0.1, 0.3))
-    assert abs(got.opposite - 0.25) < 4 * math.sqrt(0.25 * 0.75 / samples)
-
-
-def test_paired_difference_of_a_model_that_is_better_on_every_image():
-    rng = np.random.default_rng(5)
-    worse = rng.integers(20, 80, 30)
-    got = ordinal.paired_bootstrap(counts(worse - 10, [100] * 30), counts(worse, [100] * 30))
-    assert got == pytest.approx((-0.1, -0.1, -0.1, 0))
-    same = ordinal.paired_bootstrap(counts(worse, [100] * 30), counts(worse, [100] * 30))
-    assert same == (0, 0, 0, 0)
-
-
-def test_paired_difference_needs_the_same_pairs():
-    with pytest.raises(ValueError, match="same pairs"):
-        ordinal.paired_bootstrap(counts([1, 1], [10, 10]), counts([1, 1], [10, 11]))
