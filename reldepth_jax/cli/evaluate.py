@@ -134,8 +134,8 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     from reldepth_jax.evaluation.run_evaluation import write_json
 
     model, _ = _network(options)
-    predictor = model.predictor(settings.eval.image_size)
     protocol = PROTOCOLS.create(choice.name, **choice.options)
+    predictor, adapted = protocol.adapted(model.predictor(settings.eval.image_size))
     with command.progress_bar(f"{options.dataset} images") as progress:
         report = protocol(
             predictor.unresized,
@@ -143,10 +143,13 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
             num_images=settings.eval.num_images,
             progress=progress,
         )
+    if adapted:
+        report = dataclasses.replace(report, notes=[*report.notes, adapted])
     output = options.output / f"{options.dataset}.json"
     facts = {
         **_origin(options, model),
         "image_size": predictor.preprocessing.size,
+        "fit": predictor.preprocessing.fit,
         "fast": options.fast,
         **({"options": choice.options} if choice.options else {}),
     }

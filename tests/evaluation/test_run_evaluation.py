@@ -21,7 +21,7 @@ from reldepth_jax.evaluation.temperature import load_temperature
 from reldepth_jax.inference import networks
 from reldepth_jax.metrics import confidence, ordinal
 from reldepth_jax.run_dir.saved_config import save_config
-from tests.fixtures import folder
+from tests.fixtures import folder, kitti
 from tests.metrics.test_confidence import ece_by_loop, nll_by_loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -76,6 +76,20 @@ def pairs_of(split) -> tuple[np.ndarray, np.ndarray]:
             relations.append(0 if not unequal else 1 if depth[i] > depth[j] else -1)
             differences.append(score[i] - score[j])
     return np.array(differences), np.array(relations, np.int8)
+
+
+def test_the_size_of_kitti_stands_beside_its_numbers(script, monkeypatch, tmp_path, capsys):
+    wide = Preprocessing(fit="long_side_floor", size=32)
+    model = dataclasses.replace(Slope.at_step(8), preprocessing=wide)
+    monkeypatch.setattr(networks, "from_run", lambda *_: model)
+    kitti.write(tmp_path / "data")
+    protocol = ["--dataset", "kitti", "--data-dir", tmp_path / "data"]
+    for options, fit in ([], "lower_bound"), (["--config.dataset.shorter_side=false"], wide.fit):
+        assert script("evaluate", "--workdir", tmp_path / "run", *protocol, *options) == 0
+        told = "images whose shorter side is 32, as for the published" in capsys.readouterr().out
+        report = json.loads((tmp_path / "run/eval/kitti.json").read_text())
+        assert report["run"]["fit"] == fit
+        assert told == any("shorter side" in note for note in report["notes"]) == (not options)
 
 
 def test_a_split_that_is_not_all_of_a_folder_says_so(script, tmp_path, capsys):

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from reldepth_jax.data.images import pictures
 from reldepth_jax.evaluation.judged_pairs import LabelledPairs
 from reldepth_jax.evaluation.protocols.report import Report, Row
+from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.metrics.ordinal import ErrorCounts
 from reldepth_jax.metrics.processes import merge_over_processes, process_block
@@ -58,6 +59,24 @@ class Protocol:
     citation: str
     """Where the published numbers are from."""
     judge: "Callable[[Request], Report]"
+    shorter_side: bool = False
+    """Whether a network made for a longer side of N pixels is published here with a shorter side of
+    N, as MiDaS on the wide images of KITTI."""
+
+    def adapted(self, own: Predictor) -> tuple[Predictor, str]:
+        """Return a network as the protocol shows it images, and what is other than it was made for.
+
+        The latter is empty where nothing is.
+        """
+        before = own.preprocessing
+        if not self.shorter_side or before.fit not in ("long_side_floor", "long_side_ceil"):
+            return own, ""
+        preprocessing = dataclasses.replace(before, fit="lower_bound")
+        return dataclasses.replace(own, preprocessing=preprocessing), (
+            f"The network sees images whose shorter side is {before.size}, as for the published"
+            f" numbers; it was made for a longer side of {before.size}"
+            " (--config.dataset.shorter_side=false)."
+        )
 
     def __call__(
         self, predict: Predict, data_dir: str, *, num_images: int, progress: Progress

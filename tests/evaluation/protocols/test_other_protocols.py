@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.evaluation.protocols.report import Estimate, Report
 from reldepth_jax.evaluation.protocols.zero_shot import BAD, BOUNDARY
+from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.metrics.boundary import boundary_f1
 from reldepth_jax.metrics.ordinal import RULE
 from reldepth_jax.registry import PROTOCOLS
@@ -151,6 +153,35 @@ def test_published_numbers_are_those_of_the_papers(name: str):
     assert protocol.images == {
         "kitti": 161, "eth3d": 454, "sintel": 1064, "tum": 1815, "nyu_depth": 654,
     }[name]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "wanted", "told"),
+    [
+        # KITTI's 375x1242: 1242 * 384 / 375 = 1271.8, nearest multiple of 32.
+        ("long_side_floor", 384, (384, 1280), True),
+        ("long_side_ceil", 384, (384, 1280), True),
+        ("square", 448, (448, 448), False),
+        ("short_side", 96, (96, 318), False),
+    ],
+)
+def test_networks_see_kitti_as_for_the_published_numbers(fit, size, wanted, told):
+    seen = []
+
+    def network(images: np.ndarray) -> np.ndarray:
+        seen.append(images.shape[1:3])
+        return images.mean(axis=-1)
+
+    own = Predictor(network, Preprocessing(fit=fit, size=size))
+    image = np.zeros((375, 1242, 3), np.uint8)
+    adapted, note = PROTOCOLS.create("kitti").adapted(own)
+    score = adapted.unresized(image)
+    assert (score.shape, bool(note)) == (wanted, told)
+    for other in (PROTOCOLS.create("kitti", shorter_side=False), PROTOCOLS.create("sintel")):
+        assert other.adapted(own) == (own, "")
+    if fit == "long_side_floor":
+        own.unresized(image)
+        assert seen == [(384, 1280), (128, 384)]
 
 
 def test_kitti_is_judged_on_the_list_beside_it(tmp_path: pathlib.Path):
