@@ -1,5 +1,6 @@
 """The ray caster against closed forms; the scenes against what they promise."""
 
+import hashlib
 import math
 import pickle
 
@@ -281,6 +282,28 @@ def test_splits_share_no_texture_family():
     families = [set(textures.FAMILIES[split]) for split in SPLITS]
     assert all(len(family) >= 4 for family in families)
     assert len(set.union(*families)) == sum(map(len, families))
+
+
+def test_splits_share_no_kind_of_stain():
+    assert len(set(textures.STAINS.values())) == len(SPLITS)
+    for split, stains in textures.STAINS.items():
+        maps = np.stack([stains(np.random.default_rng(seed)) for seed in range(30)])
+        # As strong in every split, light as often as dark, and tiling.
+        assert 0.1 < maps.std() < 0.2
+        assert abs(maps.mean() - 0.5) < 0.06
+        across = np.abs(maps - np.roll(maps, 1, axis=2)).mean(axis=(0, 1))
+        assert across[0] < 1.5 * across.mean()
+        # What tells them apart: bands change across only, drops are smooth, clouds are neither.
+        down = np.abs(np.diff(maps, axis=1)).mean() / np.abs(np.diff(maps, axis=2)).mean()
+        rough = np.abs(np.diff(maps, 2, axis=2)).mean() / np.abs(np.diff(maps, axis=2)).mean()
+        assert (down < 0.7) == (split == "test")
+        assert (rough > 0.6) == (split == "train")
+
+
+def test_training_textures_are_those_of_earlier_versions():
+    """Networks were trained with them; only held-out splits got stains of their own."""
+    digest = hashlib.sha256(textures.atlas("train").texels.tobytes()).hexdigest()
+    assert digest.startswith("9c25e718890fa790")
 
 
 @pytest.mark.parametrize("split", SPLITS)

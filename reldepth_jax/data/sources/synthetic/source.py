@@ -27,7 +27,7 @@ class SyntheticScenes:
 
     A sample is a pure function of (seed, split, index, size, outdoor). Its instances, if asked for,
     are its things, the solids of one material: room, ground and sky are none (0). The splits differ
-    in their scenes and share no texture family.
+    in their scenes and share neither texture families nor kinds of stain.
     """
 
     pairs_per_image = 0

@@ -1,7 +1,8 @@
 """Texture families, baked once per split into mip pyramids.
 
 A texture is one number in 0..1 per texel, which mixes the two colours of a surface; it tiles. The
-splits share no family, so that held-out numbers do not reward known patterns.
+splits share no family, and no kind of stain on top, so that held-out numbers do not reward known
+patterns. Fine grain, as of film, is on all.
 """
 
 import functools
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Float64, Int, UInt8
 
 from reldepth_jax.types import Split
 
@@ -76,11 +77,49 @@ def _stretch(values: Map) -> Map:
     return (values - low) / (high - low)
 
 
-def _grain(rng: np.random.Generator, values: Map) -> Map:
+def _grain(rng: np.random.Generator, values: Map, stains: Callable[..., Map]) -> Map:
     """Add stains and fine grain."""
-    stains = rng.uniform(0.05, 0.35) * (_fractal(rng, int(rng.integers(2, 5)), 0.6) - 0.5)
+    stained = values + rng.uniform(0.05, 0.35) * (stains(rng) - 0.5)
     grain = rng.uniform(0.02, 0.2) * (rng.random((SIZE, SIZE), np.float32) - 0.5)
-    return np.clip(values + stains + grain, 0, 1)
+    return np.clip(stained + grain, 0, 1)
+
+
+def smudges(rng: np.random.Generator) -> Map:
+    """Stains as clouds: fractal noise."""
+    return _fractal(rng, int(rng.integers(2, 5)), 0.6)
+
+
+def drops(rng: np.random.Generator) -> Map:
+    """Stains as of drops: round soft spots of several sizes, light and dark."""
+    line = np.arange(SIZE, dtype=np.float32) / SIZE
+    count = int(rng.integers(15, 50))
+    radius = rng.uniform(0.015, 0.09, count)
+    across, down = (_bumps(line, rng.random(count), radius) for _ in range(2))
+    return _stretch((_signs(rng, count) * down).T @ across)
+
+
+def streaks(rng: np.random.Generator) -> Map:
+    """Stains as of running water: bands, light and dark, that begin anywhere and fade downwards."""
+    line = np.arange(SIZE, dtype=np.float32) / SIZE
+    count = int(rng.integers(15, 40))
+    across = _bumps(line, rng.random(count), rng.uniform(0.004, 0.03, count))
+    since = (line - rng.random((count, 1))) % 1
+    fading = np.exp(-since * rng.uniform(2, 8, (count, 1))).astype(np.float32)
+    return _stretch((_signs(rng, count) * fading).T @ across)
+
+
+def _signs(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "n 1"]:
+    return np.where(rng.random((count, 1)) < 0.5, -1, 1).astype(np.float32)
+
+
+def _bumps(
+    line: Float32[np.ndarray, "s"],
+    centres: Float64[np.ndarray, "n"],
+    radii: Float64[np.ndarray, "n"],
+) -> Float32[np.ndarray, "n s"]:
+    """Return a periodic bell of each radius around each centre."""
+    away = (line - centres[:, None] + 0.5) % 1 - 0.5
+    return np.exp(-0.5 * (away / radii[:, None]) ** 2).astype(np.float32)
 
 
 def _lattice(u: Map, v: Map, across: int, down: int, shift: float) -> tuple[Map, Map, Map, Map]:
@@ -227,6 +266,13 @@ FAMILIES: dict[Split, tuple[Callable[[np.random.Generator], Map], ...]] = {
 }
 
 
+STAINS: dict[Split, Callable[[np.random.Generator], Map]] = {
+    "train": smudges,
+    "val": drops,
+    "test": streaks,
+}
+
+
 @functools.lru_cache(maxsize=3)
 def atlas(split: Split) -> Atlas:
     """Bake the textures of a split: a pure function, kept for the life of the process."""
@@ -236,7 +282,7 @@ def atlas(split: Split) -> Atlas:
     baked: list[np.ndarray] = []
     for family in FAMILIES[split]:
         for _ in range(VARIANTS):
-            level = _grain(rng, family(rng))
+            level = _grain(rng, family(rng), STAINS[split])
             for _ in range(LEVELS):
                 baked.append((level * 255 + 0.5).astype(np.uint8).ravel())
                 level = (level[::2] + level[1::2]) / 2 if level.shape[0] > 1 else level
