@@ -50,6 +50,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def _build(kind: Any, value: Any, path: str, registry: Registry | None = None) -> Any:
     kind = without_none(kind)
     if is_group(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected {kind.__name__}, got {repr(value)[:80]}")
         hints, arguments = typing.get_type_hints(kind), {}
         registries = {f.name: f.metadata.get("registry") for f in dataclasses.fields(kind)}
         for name, item in renamed.new_names(kind.__name__, value, quiet=True).items():
@@ -60,6 +62,8 @@ def _build(kind: Any, value: Any, path: str, registry: Registry | None = None) -
         return kind(**arguments)
     if kind is Choice and value is not None:
         assert registry is not None
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ConfigError(f"{path}: expected a name with options, got {repr(value)[:80]}")
         return renamed.new_choice(registry, _choice(value), quiet=True)
     if has_items(kind) and isinstance(value, list):
         item_kind = get_args(kind)[0]

@@ -9,9 +9,10 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,11 @@ _TRASH = ".trash-"
 ASIDE = "bad-"
 """Begins the names of damaged checkpoints that were set aside."""
 _UNFINISHED = ".orbax-checkpoint-tmp"
-"""In the names of what Orbax has begun to write."""
+"""Follows the step in the names of what Orbax has begun to write."""
+_OF_ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "commit_success.txt")
+"""Files of which Orbax leaves at least one in each checkpoint."""
+Kind = Literal["unfinished", "lost", "set aside", "not ours"]
+"""What lies between the checkpoints: `lost` are arrays without their manifest."""
 
 
 class CheckpointError(UserError):
@@ -91,7 +96,7 @@ class Checkpoints:
         found: dict[int, Manifest | str] = {}
         for step in self.steps():
             try:
-                found[step] = read_manifest(self._manifest(step))
+                found[step] = read_manifest(self._manifest(step), step)
             except (ValueError, OSError) as error:
                 found[step] = str(error)
         return found
@@ -162,32 +167,78 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def clean(self, announced: set[int]) -> list[str]:
+    def require_writable(self) -> None:
+        """Make the folder; raises StorageError now if no checkpoint could be written there."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise StorageError(f"{self._folder} cannot be written to: {error.strerror}") from None
+
+    def others(self) -> dict[str, Kind]:
+        """Return what lies between the checkpoints and is none, by name.
+
+        A save begins with a mark beside the arrays, which becomes the manifest. So arrays with a
+        mark are unfinished, and arrays without one have lost their manifest: they are never taken
+        for rubbish. What Orbax has not written is not ours, whatever it is called.
+        """
+        names = self._names()
+        saved = {layout.arrays(self._folder, step).name for step in self.steps()}
+        found: dict[str, Kind] = {}
+        for name in names:
+            kind = self._kind(name, names, saved)
+            if kind is not None:
+                found[name] = kind
+        return found
+
+    def _kind(self, name: str, names: Sequence[str], saved: set[str]) -> Kind | None:
+        if name.startswith(ASIDE):
+            step = name.removeprefix(ASIDE).partition("-")[2].removesuffix(".json")
+            return "set aside" if layout.is_step(step) else "not ours"
+        step = name.removeprefix(_TRASH).removesuffix(layout.MARK).removesuffix(".json")
+        step = step.partition(_UNFINISHED)[0]
+        if not layout.is_step(step):
+            return "not ours"
+        if name not in (step, f"{step}.json"):
+            return "unfinished"
+        if step in saved:
+            return None
+        if any(mark in names for mark in (step + layout.MARK, f"{_TRASH}{step}.json")):
+            return "unfinished"
+        if any((self._folder / step / each).exists() for each in _OF_ORBAX):
+            return "lost"
+        return "not ours"
+
+    def clean(self) -> list[str]:
         """Remove what earlier processes left unfinished; only the writer may call it.
 
-        `announced` are steps that were reported as saved: without a manifest they are damaged, not
-        unfinished, and are set aside. Returns what was done, in words.
+        Arrays that have lost their manifest are set aside. Returns what was done, in words.
         """
         done = []
-        saved = {layout.arrays(self._folder, step).name for step in self.steps()}
-        for name in self._names():
-            if name.startswith(_TRASH):
-                doomed = name.removeprefix(_TRASH).removesuffix(".json")
-                if layout.is_step(doomed) and doomed not in saved:
-                    _remove(self._folder / doomed)
-                _remove(self._folder / name)
-        for name in self._names():
-            path = self._folder / name
-            unfinished = layout.is_step(name) and name not in saved and path.is_dir()
-            if unfinished and int(name) in announced:
+        # The marks last: without one, what is left of the arrays would be somebody else's.
+        others = self.others()
+        for name in sorted(others, key=lambda name: (_is_mark(name), name)):
+            path, kind = self._folder / name, others[name]
+            if kind == "unfinished":
+                _remove(path)
+                deleted = name.startswith(_TRASH) or f"{_TRASH}{name}.json" in others
+                if not (deleted or _is_mark(name)):
+                    done.append(f"removed {name}, which was not saved completely")
+            elif kind == "lost":
                 aside = self._set_aside(int(name))
                 done.append(f"checkpoint {name} has lost its manifest; set aside as {aside}")
-            elif unfinished or _UNFINISHED in name:
-                _remove(path)
-                done.append(f"removed {name}, which was not saved completely")
-            elif name.endswith(".json.tmp"):
-                _remove(path)
+            elif kind == "not ours" and layout.is_step(name):
+                done.append(f"{path} is no checkpoint of this run and stays as it is")
         return done
+
+    def set_aside(self) -> list[str]:
+        """Return the names of the arrays that were set aside."""
+        return [
+            name
+            for name, kind in self.others().items()
+            if kind == "set aside" and not name.endswith(".json")
+        ]
 
     def restore(self, like: T, step: int | None = None, *, repair: bool = False) -> Restored[T]:
         """Return the newest state that verifies (or that of `step`), as `like` has its arrays.
@@ -218,25 +269,24 @@ class Checkpoints:
                 }
             return Restored(manifest, state, [f"step {one}: {why}" for one, why in damaged.items()])
         reasons = [f"step {number}: {reason}" for number, reason in failed.items()]
-        bad = {name.removesuffix(".json") for name in self._names() if name.startswith(ASIDE)}
-        aside = f"; set aside: {', '.join(sorted(bad))}" if bad else ""
+        bad = self.set_aside()
+        aside = f"; set aside: {', '.join(bad)}" if bad else ""
         raise CheckpointError(
             f"{self._folder}: no checkpoint can be restored:"
-            f" {'; '.join(reasons) or f'none is left{aside}'}"
+            f" {'; '.join(reasons) or f'none is left{aside}'}."
+            " Choose another --workdir to begin anew"
         )
 
     def _verified(self, step: int, like: Any) -> tuple[Manifest, Any]:
         """Return manifest and state of a step; without `like` the state has dicts for tuples."""
         try:
-            manifest = read_manifest(self._manifest(step))
+            manifest = read_manifest(self._manifest(step), step)
         except NewerSchemaError as error:
             raise CheckpointError(f"{self._folder}: step {step} cannot be read: {error}") from None
         except ValueError as error:
             raise _DamagedError(error) from None
         except OSError as error:
             raise self._unreadable(step, error.strerror or str(error)) from None
-        if manifest.step != step:
-            raise _DamagedError(f"its manifest is that of step {manifest.step}")
         if like is not None:
             _require_same_arrays(manifest, like, step)
         failpoints.reach("restore")
@@ -276,8 +326,13 @@ class Checkpoints:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._require_space(host)
-            if path.exists():
+            mark = layout.mark(self._folder, step)
+            if mark.exists():
                 _remove(path)
+            elif os.path.lexists(path):
+                self._set_aside(step)
+            mark.touch()
+            sync(self._folder)
             failpoints.reach("save.arrays")
             alone = _alone()
             handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
@@ -319,9 +374,10 @@ class Checkpoints:
     def _discard(self, step: int) -> None:
         """Remove what a failed save left: on a full disk there would be no room for the next."""
         if not self._manifest(step).exists():
-            path = self._arrays(step)
-            for each in (path, *self._folder.glob(f"{path.name}.*")):
-                _remove(each)
+            path, mark = self._arrays(step), layout.mark(self._folder, step)
+            if mark.exists():
+                for each in (path, *self._folder.glob(f"{path.name}{_UNFINISHED}*"), mark):
+                    _remove(each)
 
     def _retain(self) -> None:
         steps = self.steps()
@@ -352,7 +408,7 @@ class Checkpoints:
         )
         # The manifest last: without one the folder would count as unfinished.
         for path, aside in ((self._arrays(step), name), (self._manifest(step), f"{name}.json")):
-            if path.exists():
+            if os.path.lexists(path):
                 os.replace(path, self._folder / aside)
         sync(self._folder)
         return name
@@ -368,11 +424,6 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> pathlib.Path:
         return layout.manifest(self._folder, step)
-
-
-def is_leftover(name: str) -> bool:
-    """Return whether a name beside the checkpoints is that of a save or deletion cut short."""
-    return name.startswith(_TRASH) or _UNFINISHED in name or name.endswith(".json.tmp")
 
 
 class _DamagedError(Exception):
@@ -440,6 +491,10 @@ def _storage_reason(error: BaseException | None) -> str | None:
                 return os.strerror(number)
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_mark(name: str) -> bool:
+    return name.endswith((layout.MARK, ".json"))
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -6,7 +6,6 @@ half copied or damaged.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import time
@@ -20,6 +19,7 @@ from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.history import History, metrics
 from reldepth_jax.run_dir.lock import holder
 from reldepth_jax.run_dir.manifest import Manifest
+from reldepth_jax.run_dir.saved_config import RunError, load_config, read_config
 
 T = TypeVar("T")
 _LOG_EVERY = 20
@@ -165,12 +165,15 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
     store = storage.Checkpoints(folder / layout.CHECKPOINTS)
     manifests = store.manifests()
     checkpoints = list(_saved(folder / layout.CHECKPOINTS, store, manifests, saved_at, verify))
-    values, config_error = _config(folder)
+    values, lost_config, config_error = _config(folder)
     host, running = holder(folder)
 
     sound = [each.step for each in checkpoints if not each.damage]
     steps = _at(values, "train.steps")
-    possible = not config_error and bool(sound or not (checkpoints or saved_at))
+    others = {} if running else store.others()
+    lost = [name for name, kind in others.items() if kind == "lost"]
+    arrays = checkpoints or saved_at or {"lost", "set aside"} & set(others.values())
+    possible = not config_error and bool(sound or not arrays)
     if config_error:
         action = f"would be refused: {config_error}"
     elif not possible:
@@ -178,9 +181,14 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
     elif sound:
         finished = isinstance(steps, int) and sound[-1] >= steps
         last = ", the last: nothing is left to train" if finished else ""
-        action = f"would continue at step {sound[-1]}{last}"
+        damaged = [f"step {each.step}" for each in checkpoints if each.step > sound[-1]]
+        aside = ", ".join([*damaged, *lost])
+        first = f"set {aside} aside and " if aside else ""
+        action = f"would {first}continue at step {sound[-1]}{last}"
     else:
         action = "would begin at step 0"
+    if lost_config and not config_error:
+        action += f" ({lost_config})"
     if running:
         action = f"would be refused while {running} trains; after a kill it {action}"
 
@@ -204,7 +212,7 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
         config={path: value for path in _SHOWN if (value := _at(values, path)) is not None},
         checkpoints=checkpoints,
         best=store.best(),
-        others=_others(folder / layout.CHECKPOINTS, set(manifests), set(saved_at), bool(running)),
+        others=_others(store, bool(running)),
         sessions=sessions,
         repairs=[
             (event["time"], str(event.get("what")))
@@ -215,7 +223,7 @@ def inspect(workdir: str | os.PathLike[str], *, verify: bool = False) -> Report:
         skipped=int(skipped or 0),
         holder=running or host,
         next=action,
-        ok=possible and len(sound) == len(checkpoints),
+        ok=possible and len(sound) == len(checkpoints) and not (lost or lost_config),
     )
 
 
@@ -249,25 +257,20 @@ def _saved(
         yield Saved(step, time_saved, size, whdr, damage, verify and damage is None)
 
 
-def _others(
-    folder: pathlib.Path, saved: set[int], announced: set[int], running: bool
-) -> dict[str, str]:
+_KINDS = {
+    "unfinished": "unfinished, the next start removes it",
+    "lost": "has lost its manifest, the next start sets it aside",
+    "set aside": "damaged and set aside; you may delete it",
+    "not ours": "not ours, ignored",
+}
+
+
+def _others(store: storage.Checkpoints, running: bool) -> dict[str, str]:
     """Return what lies between the checkpoints and is none."""
-    found = {}
-    left = "being written or deleted" if running else "unfinished, the next start removes it"
-    for name in sorted({path.name.removesuffix(".json") for path in folder.glob("*")}):
-        step = int(name) if layout.is_step(name) else None
-        if step in saved:
-            continue
-        if name.startswith(storage.ASIDE):
-            found[name] = "damaged and set aside; you may delete it"
-        elif step in announced and not running:
-            found[name] = "has lost its manifest, the next start sets it aside"
-        elif step is not None or storage.is_leftover(name):
-            found[name] = left
-        else:
-            found[name] = "not ours, ignored"
-    return found
+    words = dict(_KINDS)
+    if running:
+        words["unfinished"] = words["lost"] = "being written or deleted"
+    return {name.removesuffix(".json"): words[kind] for name, kind in store.others().items()}
 
 
 def _sessions(events: Sequence[dict[str, Any]]) -> list[Session]:
@@ -317,14 +320,15 @@ def _count_lost(
         session.lost = (least, max(least, unseen - resumed))
 
 
-def _config(folder: pathlib.Path) -> tuple[Any, str]:
-    """Return what the configuration file holds, and why it cannot be read."""
+def _config(folder: pathlib.Path) -> tuple[Any, str, str]:
+    """Return the values of the configuration, what is lost of it, and why it cannot be used."""
+    values, lost = {}, ""
     try:
-        return json.loads((folder / layout.CONFIG).read_text(encoding="utf-8")), ""
-    except FileNotFoundError:
-        return {}, ""
-    except (OSError, ValueError) as error:
-        return {}, f"{layout.CONFIG} cannot be read ({error})"
+        values, lost = read_config(folder)
+        load_config(folder)
+    except RunError as error:
+        return values or {}, lost, str(error)
+    return values or {}, lost, ""
 
 
 def _at(values: Any, path: str) -> Any:

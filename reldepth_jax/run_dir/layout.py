@@ -19,6 +19,8 @@ HISTORY = "history.jsonl"
 """Starts, saves and stops, one JSON object a line."""
 UNREADABLE = "bad_samples.jsonl"
 """Samples that could not be read, one JSON object a line."""
+MARK = ".json.tmp"
+"""Ends the name of the file beside the arrays of a step that is being saved."""
 TENSORBOARD = "tensorboard"
 LOCK = "run.lock"
 TEMPERATURE = "temperature.json"
@@ -47,6 +49,11 @@ def arrays(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
 def manifest(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
     """Return the manifest of a saved step: what has none is not saved."""
     return checkpoints / f"{step:08d}.json"
+
+
+def mark(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
+    """Return the file that says that this run is saving a step; it becomes the manifest."""
+    return checkpoints / f"{step:08d}{MARK}"
 
 
 def is_step(name: str) -> bool:

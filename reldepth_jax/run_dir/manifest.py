@@ -29,6 +29,7 @@ from reldepth_jax.checked_json import (
     text,
     whole,
 )
+from reldepth_jax.run_dir import layout
 
 SCHEMA = 1
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
@@ -96,7 +97,7 @@ def signatures(state: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 def write_manifest(path: pathlib.Path, manifest: Manifest) -> None:
     """Write the manifest whole and durably, or not at all."""
     content = json.dumps(dataclasses.asdict(manifest), indent=1)
-    temporary = path.with_suffix(".json.tmp")
+    temporary = layout.mark(path.parent, manifest.step)
     with open(temporary, "w", encoding="utf-8") as file:
         # Its own digest too: a flipped bit in a number would still be a number.
         file.write(f"{content}\n{_sha256(content.encode())}\n")
@@ -109,8 +110,8 @@ def write_manifest(path: pathlib.Path, manifest: Manifest) -> None:
     failpoints.reach("commit.done")
 
 
-def read_manifest(path: pathlib.Path) -> Manifest:
-    """Return the manifest.
+def read_manifest(path: pathlib.Path, step: int) -> Manifest:
+    """Return the manifest of a step.
 
     Raises OSError if the system does not let it be read, NewerSchemaError if this version cannot,
     ValueError with the reason if it is damaged.
@@ -132,9 +133,12 @@ def read_manifest(path: pathlib.Path) -> Manifest:
                 f"its manifest {path.name} has schema {schema}, this version reads {SCHEMA};"
                 " update reldepth_jax"
             )
-        return Manifest(**parse(content, _FIELDS))
+        manifest = Manifest(**parse(content, _FIELDS))
     except JsonError as error:
         raise ValueError(f"its manifest {path.name} is damaged: {error}") from None
+    if manifest.step != step:
+        raise ValueError(f"its manifest is that of step {manifest.step}")
+    return manifest
 
 
 def sync(path: str | os.PathLike[str]) -> None:

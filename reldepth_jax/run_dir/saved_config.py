@@ -1,5 +1,6 @@
 """The configuration that a run directory was begun with, and what a continuation may change."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,42 +8,96 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from reldepth_jax.checked_json import JsonError, anything, each, fields, optional, parse, sequence
 from reldepth_jax.config import Config, from_dict, to_dict
 from reldepth_jax.config.serialisation import plain
 from reldepth_jax.data.fingerprint import fingerprint
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import layout
-from reldepth_jax.run_dir.manifest import sync
+from reldepth_jax.run_dir.manifest import read_manifest, sync
 from reldepth_jax.types import Source
 
 _DATA = "data_fingerprint"
+_FIELDS = fields({_DATA: optional(sequence(each(anything)))}, others=True)
 
 
 class RunError(UserError):
     """A run directory that cannot be used, in one line."""
 
 
+def describe(config: Config, sources: Sequence[Source] = ()) -> dict[str, Any]:
+    """Return the resolved configuration and the fingerprint of the data as plain values.
+
+    They are what the file of the configuration holds, and each manifest under `config`.
+    """
+    return to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
+
+
 def load_config(folder: pathlib.Path) -> Config | None:
-    """Return the configuration saved in a run directory, None if there is none."""
-    values = _load(folder)
+    """Return the configuration of a run directory, None if there is none.
+
+    A file that is missing or empty is replaced by what the checkpoints hold. Raises RunError if it
+    is damaged, or not that of the checkpoints.
+    """
+    values, _ = read_config(folder)
     if values is None:
         return None
+    path = folder / layout.CONFIG
+    config = _from_values(values, path)
+    step, sealed = _sealed(folder)
+    if sealed is not None and sealed is not values:
+        changed = differences(_from_values(sealed, layout.manifest(path.parent, step)), config)
+        if changed:
+            raise RunError(
+                f"{path} is not the configuration of the checkpoint of step {step}:"
+                f" {'; '.join(changed)}. Delete the file: the checkpoint holds it too"
+            )
+    return config
+
+
+def read_config(folder: pathlib.Path) -> tuple[dict[str, Any] | None, str]:
+    """Return `describe` of a run directory as it stands there, and what is lost of it, in words.
+
+    None if there is nothing. Raises RunError if the file is damaged or the system does not let it
+    be read.
+    """
+    path = folder / layout.CONFIG
+    step, sealed = _sealed(folder)
+    held = f"the checkpoint of step {step} holds it too"
     try:
-        return from_dict({name: value for name, value in values.items() if name != _DATA})
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / layout.CONFIG} cannot be read: {error}") from error
+        # A machine that loses power may leave a file of zeros.
+        text = path.read_bytes().strip(b"\0 \t\r\n")
+    except FileNotFoundError:
+        text = None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    if text:
+        try:
+            return parse(text, _FIELDS), ""
+        except JsonError as error:
+            remedy = f"Delete it: {held}" if sealed is not None else "Put it back from a copy"
+            raise RunError(f"{path} cannot be read: {error}. {remedy}") from error
+    lost = f"{layout.CONFIG} is {'missing' if text is None else 'empty'}"
+    if sealed is not None:
+        return sealed, f"{lost}; {held}"
+    if text is None and not layout.saved_steps(folder / layout.CHECKPOINTS):
+        return None, ""
+    return None, f"{lost}, and no checkpoint holds it: it is not known what the run began with"
 
 
 def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] = ()) -> None:
-    """Write the resolved configuration and the fingerprint of the data, whole or not at all."""
-    values = to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
-    text = json.dumps(values, indent=2)
-    temporary = folder / f"{layout.CONFIG}.tmp"
+    """Write `describe` to its file, whole or not at all, unless it is there already."""
+    path = folder / layout.CONFIG
+    content = json.dumps(describe(config, sources), indent=2) + "\n"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == content:
+            return
+    temporary = path.with_suffix(".json.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, folder / layout.CONFIG)
+    os.replace(temporary, path)
     sync(folder)
 
 
@@ -53,7 +108,7 @@ def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]
         return
     changed = differences(old, config)
     if not changed:
-        before = (_load(folder) or {}).get(_DATA, [])
+        before = (read_config(folder)[0] or {}).get(_DATA) or []
         after = [fingerprint(source) for source in sources]
         changed = [
             f"training data: {_listed(one)} -> {_listed(other)}"
@@ -74,13 +129,21 @@ def _listed(facts: dict[str, Any]) -> str:
     )
 
 
-def _load(folder: pathlib.Path) -> dict[str, Any] | None:
-    path = folder / layout.CONFIG
+def _sealed(folder: pathlib.Path) -> tuple[int, dict[str, Any] | None]:
+    """Return the newest saved step whose manifest holds the configuration, and that."""
+    checkpoints = folder / layout.CHECKPOINTS
+    for step in reversed(layout.saved_steps(checkpoints)):
+        with contextlib.suppress(ValueError, OSError):
+            values = read_manifest(layout.manifest(checkpoints, step), step).facts.get("config")
+            if values is not None:
+                return step, _FIELDS(values)
+    return 0, None
+
+
+def _from_values(values: dict[str, Any], path: pathlib.Path) -> Config:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
+        return from_dict({name: value for name, value in values.items() if name != _DATA})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 

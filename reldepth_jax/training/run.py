@@ -32,7 +32,13 @@ from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.lock import own
 from reldepth_jax.run_dir.numerics import numerics, numerics_changed
-from reldepth_jax.run_dir.saved_config import load_config, require_same, save_config
+from reldepth_jax.run_dir.saved_config import (
+    describe,
+    load_config,
+    read_config,
+    require_same,
+    save_config,
+)
 from reldepth_jax.training import loop, optimizer, targets
 from reldepth_jax.training.distributed import processes
 from reldepth_jax.training.distributed.devices import Devices
@@ -107,6 +113,7 @@ def _lead(
 ) -> int:
     """Train in the first process, which alone restores, validates, saves and reports."""
     checkpoints = Checkpoints(run_dir / layout.CHECKPOINTS, keep=config.train.keep)
+    described = describe(config, sources)
     whdr: dict[int, float] = {}
 
     def log(step: int, numbers: dict[str, float]) -> None:
@@ -124,7 +131,7 @@ def _lead(
 
     def save(state: TrainState) -> None:
         step = int(state.step)
-        facts = {**numerics(), "skipped": int(state.skipped)}
+        facts = {**numerics(), "skipped": int(state.skipped), "config": described}
         if step in whdr:
             facts["whdr"] = whdr[step]
         checkpoints.save(step, state, facts, then=report.saved)
@@ -146,6 +153,10 @@ def _lead(
         if config.train.max_minutes:
             interrupt.deadline = _process_start() + 60 * config.train.max_minutes
         with processes.agreed():
+            checkpoints.require_writable()
+            lost = read_config(run_dir)[1]
+            if lost:
+                report.damaged(lost)
             state = restore(config, checkpoints, devices, report)
             first_step = int(state.step)
             if first_step > config.train.steps:
@@ -254,12 +265,13 @@ def restore(
 ) -> TrainState:
     """Return (1) this run's newest verified checkpoint, (2) `init_from`, (3) new weights.
 
-    Never new ones if the history tells of a checkpoint: that would lose work silently.
+    Never new ones if the history tells of a checkpoint, or arrays are set aside: that would lose
+    work silently.
     """
     announced = report.announced_steps()
-    for line in checkpoints.clean(announced):
+    for line in checkpoints.clean():
         report.damaged(line)
-    if checkpoints.steps() or announced:
+    if checkpoints.steps() or announced or checkpoints.set_aside():
         like = new_state(config, abstract=True)[1]
         restored = checkpoints.restore(devices.first_device(like), repair=True)
         for line in restored.damaged:

@@ -12,7 +12,7 @@ from reldepth_jax.config import Config
 from reldepth_jax.errors import printable
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.checkpoints import Checkpoints
-from reldepth_jax.run_dir.saved_config import RunError, load_config
+from reldepth_jax.run_dir.saved_config import RunError, load_config, read_config
 from reldepth_jax.training.state import new_state
 
 
@@ -38,6 +38,9 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
     config = load_config(folder)
     if config is None:
         raise RunError(f"{folder}: no {layout.CONFIG} here; is this a run directory?")
+    lost = read_config(folder)[1]
+    if lost:
+        print(printable(f"{folder}: {lost}"), file=sys.stderr)
     checkpoints = Checkpoints(folder / layout.CHECKPOINTS)
     found = checkpoints.steps()
     if not found:

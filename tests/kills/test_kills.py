@@ -147,7 +147,8 @@ def flip(folder: pathlib.Path, settings: Config) -> None:
 
 def uncommit(run: pathlib.Path, step: int, settings: Config) -> None:
     """Leave what a machine leaves that stops before the manifest: not all of it was written."""
-    (run / f"checkpoints/{step:08d}.json").unlink()
+    manifest = run / f"checkpoints/{step:08d}.json"
+    manifest.rename(manifest.with_suffix(".json.tmp"))
     flip(run / f"checkpoints/{step:08d}", settings)
     lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
     (run / "history.jsonl").write_text(
@@ -201,7 +202,8 @@ def test_control_without_digests_the_harness_fails(
     real = Checkpoints._verified
 
     def believing(self: Checkpoints, step: int, like: Any) -> tuple[Manifest, Any]:
-        saved = checkpoints.read_manifest(copied / f"checkpoints/{step:08d}.json").arrays
+        manifest = copied / f"checkpoints/{step:08d}.json"
+        saved = checkpoints.read_manifest(manifest, step).arrays
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoints, "describe", lambda state: saved)
             return real(self, step, like)

@@ -135,7 +135,7 @@ def test_what_is_restored_has_the_structure_and_the_bits(tmp_path: pathlib.Path)
 
 def test_the_manifest_holds_the_digest_of_each_array(tmp_path: pathlib.Path):
     saved(tmp_path, 3)
-    shape, dtype, digest = read_manifest(tmp_path / "00000003.json").arrays["['params']['bias']"]
+    shape, dtype, digest = read_manifest(tmp_path / "00000003.json", 3).arrays["['params']['bias']"]
     # 48 times 3.0 as little-endian float32.
     expected = hashlib.sha256(b"\x00\x00\x40\x40" * 48).hexdigest()
     assert (shape, dtype, digest) == ((48,), "float32", expected)
@@ -318,7 +318,7 @@ def test_a_reader_beside_the_writer_sees_whole_states_only(tmp_path: pathlib.Pat
 # When writing fails
 
 
-def fail(error: Exception) -> Callable[[], None]:
+def fail(error: BaseException) -> Callable[[], None]:
     def act() -> None:
         raise error
 
@@ -447,28 +447,41 @@ def test_everything_is_durable_before_the_manifest_says_so(
 
 def test_only_what_has_a_manifest_counts_and_the_rest_is_cleaned(tmp_path: pathlib.Path):
     checkpoints = saved(tmp_path, 1, 2)
-    shutil.copytree(tmp_path / "00000002", tmp_path / "00000005")
-    (tmp_path / "00000099").mkdir()
+    # Two saves that were cut short, and the arrays of one that was complete.
+    for step in (5, 6, 8):
+        shutil.copytree(tmp_path / "00000002", tmp_path / f"0000000{step}")
+    for step in (5, 6):
+        (tmp_path / f"0000000{step}.json.tmp").write_text("left behind")
+    not_ours = ["abc", "0000012", "000000003", "20261128", "a.orbax-checkpoint-tmp", "bad-holiday"]
     tmp_names = ["00000007.orbax-checkpoint-tmp", "00000002.orbax-checkpoint-tmp-123"]
-    for folder in (*tmp_names, "abc", "0000012", "000000003"):
+    for folder in (*tmp_names, *not_ours):
         (tmp_path / folder / "d").mkdir(parents=True)
-    for file in ("00000098", "7", "notes.txt", "abc.json", "0000012.json", "000000003.json"):
+    others = [
+        "00000098", "7", "notes.txt", "abc.json", "0000012.json", "000000003.json", "a.json.tmp",
+        ".trash-", ".trash-..", ".trash-abc",
+    ]  # fmt: skip
+    for file in (*others, "00000009.json.tmp", ".trash-00000001", ".trash-00000003"):
         (tmp_path / file).write_text("not ours")
-    for file in ("00000006.json.tmp", ".trash-00000001", ".trash-", ".trash-..", ".trash-abc"):
-        (tmp_path / file).write_text("left behind")
     assert checkpoints.steps() == [1, 2]
     assert bits(checkpoints.restore(LIKE).state) == BITS[2]
-    assert checkpoints.clean({1, 2}) == [
+    stays = [
+        f"{tmp_path}/{name} is no checkpoint of this run and stays as it is"
+        for name in ("00000098", "20261128")
+    ]
+    assert sorted(checkpoints.clean()) == [
+        *stays,
+        "checkpoint 00000008 has lost its manifest; set aside as bad-1-00000008",
         "removed 00000002.orbax-checkpoint-tmp-123, which was not saved completely",
         "removed 00000005, which was not saved completely",
+        "removed 00000006, which was not saved completely",
         "removed 00000007.orbax-checkpoint-tmp, which was not saved completely",
-        "removed 00000099, which was not saved completely",
     ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "000000003", "000000003.json", "00000001", "00000001.json", "00000002", "00000002.json",
-        "00000098", "0000012", "0000012.json", "7", "abc", "abc.json", "notes.txt",
-    ]  # fmt: skip
-    assert checkpoints.clean({1, 2}) == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "00000001", "00000001.json", "00000002", "00000002.json", "bad-1-00000008",
+        *not_ours, *others,
+    }  # fmt: skip
+    assert all((tmp_path / folder / "d").is_dir() for folder in not_ours)
+    assert sorted(checkpoints.clean()) == stays
     assert bits(checkpoints.restore(LIKE).state) == BITS[2]
 
 
@@ -476,18 +489,27 @@ def test_a_directory_that_does_not_exist_holds_nothing(tmp_path: pathlib.Path):
     checkpoints = Checkpoints(tmp_path / "none")
     assert checkpoints.steps() == []
     assert checkpoints.best() is None
-    assert checkpoints.clean({3}) == []
+    assert checkpoints.clean() == []
     with pytest.raises(CheckpointError, match="no checkpoint can be restored: none is left"):
         checkpoints.restore(LIKE)
     assert not (tmp_path / "none").exists()
 
 
-def test_leftovers_at_the_place_of_a_step_are_written_over(tmp_path: pathlib.Path):
-    shutil.copytree(saved(tmp_path / "other", 2)._folder / "00000002", tmp_path / "c/00000003")
-    (tmp_path / "c/00000004").write_text("a file named like a step")
-    checkpoints = saved(tmp_path / "c", 3, 4)
-    assert bits(checkpoints.restore(LIKE, 3).state) == BITS[3]
-    assert bits(checkpoints.restore(LIKE, 4).state) == BITS[4]
+def test_what_is_at_the_place_of_a_step_is_set_aside_unless_it_is_a_leftover(
+    tmp_path: pathlib.Path,
+):
+    left = saved(tmp_path / "other", 2)._folder / "00000002"
+    folder = tmp_path / "c"
+    for step in (3, 5):
+        shutil.copytree(left, folder / f"0000000{step}")
+    (folder / "00000005.json.tmp").touch()
+    (folder / "00000004").write_text("a file named like a step")
+    checkpoints = saved(folder, 3, 4, 5)
+    for step in (3, 4, 5):
+        assert bits(checkpoints.restore(LIKE, step).state) == BITS[step]
+    assert sorted(path.name for path in folder.glob("bad*")) == ["bad-1-00000003", "bad-1-00000004"]
+    assert files(folder / "bad-1-00000003")
+    assert (folder / "bad-1-00000004").read_text() == "a file named like a step"
 
 
 @pytest.mark.parametrize("point", ["retain.manifest_gone", "retain.moved"])
@@ -499,7 +521,7 @@ def test_a_deletion_that_was_cut_short_is_finished_and_is_no_damage(
     checkpoints.save(2, a_state(2), {})
     checkpoints.wait()
     assert any(path.name.startswith(".trash") for path in tmp_path.iterdir())
-    assert Checkpoints(tmp_path).clean({1, 2}) == []
+    assert Checkpoints(tmp_path).clean() == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000002.json"]
 
 
@@ -545,8 +567,7 @@ def test_a_damaged_manifest_is_told(
     assert bits(restored.state) == BITS[1]
     assert len(restored.damaged) == 1
     assert reason in restored.damaged[0]
-    found = checkpoints.manifests()
-    assert isinstance(found[2], str) == (reason != "is that of step 1")
+    assert isinstance(checkpoints.manifests()[2], str)
 
 
 def test_a_deleted_manifest_makes_a_step_unsaved(tmp_path: pathlib.Path):
@@ -567,7 +588,7 @@ def test_a_flipped_bit_of_a_manifest_is_seen_wherever_it_is(tmp_path: pathlib.Pa
         content[bit // 8] ^= 1 << bit % 8
         other.write_bytes(content)
         with contextlib.suppress(ValueError):
-            read_manifest(other)
+            read_manifest(other, 1)
             unseen.append(bit)
     assert unseen == []
     assert len(whole) > 1000
@@ -681,25 +702,68 @@ def test_repairing_renames_and_never_deletes(tmp_path: pathlib.Path):
         assert aside.with_suffix(".json").read_bytes() == manifest
         # Its step can be saved again, and cleaning up leaves it alone.
         assert checkpoints.steps() == [1]
-        assert checkpoints.clean({1, 2}) == []
+        assert checkpoints.clean() == []
         checkpoints.save(2, a_state(2), {})
         checkpoints.wait()
         assert bits(checkpoints.restore(LIKE).state) == BITS[2]
     assert len(list(tmp_path.glob("bad-*"))) == 4
 
 
-def test_a_lost_manifest_of_an_announced_step_is_damage(tmp_path: pathlib.Path):
-    checkpoints = saved(tmp_path, 1, 2, 3)
+def test_a_lost_manifest_is_damage_and_a_save_cut_short_is_none(tmp_path: pathlib.Path, at_point):
+    checkpoints = saved(tmp_path, 1, 2)
     content = snapshot(tmp_path / "00000002")
-    for step in (2, 3):
-        (tmp_path / f"0000000{step}.json").unlink()
-    # Step 3 was killed before its manifest came, step 2 was there already.
-    assert checkpoints.clean({1, 2}) == [
+    (tmp_path / "00000002.json").unlink()
+
+    class Cut(BaseException):
+        """As if the process had ended: nothing cleans up."""
+
+    for step, point in ((3, "save.arrays_done"), (4, "commit.written")):
+        at_point(point, fail(Cut()))
+        checkpoints.save(step, a_state(step), {})
+        with pytest.raises(Cut):
+            checkpoints.wait()
+        at_point(point, lambda: None)
+    assert Checkpoints(tmp_path).clean() == [
         "checkpoint 00000002 has lost its manifest; set aside as bad-1-00000002",
         "removed 00000003, which was not saved completely",
+        "removed 00000004, which was not saved completely",
     ]
     assert snapshot(tmp_path / "bad-1-00000002") == content
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "00000001", "00000001.json", "bad-1-00000002",
+    }  # fmt: skip
     assert checkpoints.restore(LIKE).manifest.step == 1
+
+
+def test_cleaning_that_is_cut_short_goes_on_the_next_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved(tmp_path, 1, 2)
+    (tmp_path / "00000002.json").rename(tmp_path / "00000002.json.tmp")
+    for path in files(tmp_path / "00000002"):
+        if path.parent == tmp_path / "00000002":
+            path.unlink()  # what a deletion that was cut short has reached
+    removed = []
+    monkeypatch.setattr(checkpoints, "_remove", lambda path: removed.append(path.name))
+    Checkpoints(tmp_path).clean()
+    assert removed == ["00000002", "00000002.json.tmp"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_met_before_training(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    Checkpoints(tmp_path / "new").require_writable()
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="/file cannot be written to: File exists"):
+        Checkpoints(tmp_path / "file").require_writable()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StorageError, match="new cannot be written to: Read-only file system"):
+        Checkpoints(tmp_path / "new").require_writable()
 
 
 def test_a_manifest_without_its_arrays_is_damage(tmp_path: pathlib.Path):
@@ -771,11 +835,17 @@ def make_newer(folder: pathlib.Path) -> None:
         rewrite_manifest(folder / f"checkpoints/0000000{step}.json", schema=2)
 
 
+def lose_manifests_and_history(folder: pathlib.Path) -> None:
+    lose_manifests(folder)
+    (folder / "history.jsonl").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
         (damage_arrays, r"step 4: .* not what was saved.*; step 2: .* not what was saved"),
         (lose_manifests, "none is left; set aside: bad-1-00000002, bad-1-00000004"),
+        (lose_manifests_and_history, "none is left; set aside: bad-1-00000002, bad-1-00000004"),
         (lose_all, "none is left"),
         (make_newer, "update reldepth_jax"),
     ],
@@ -906,7 +976,7 @@ def test_each_file_damaged_in_each_way_is_detected_or_harmless(
             damage(folder / path.relative_to(two_steps), rng)
             # As training does when it starts.
             checkpoints = Checkpoints(folder)
-            said = checkpoints.clean({1, 2})
+            said = checkpoints.clean()
             restored = checkpoints.restore(LIKE, repair=True)
             counts[kind(path, two_steps), what][outcome(restored, said + restored.damaged)] += 1
     total = sum(counts.values(), collections.Counter())
@@ -953,8 +1023,8 @@ def test_without_the_digests_flipped_bits_would_be_restored(
 ):
     recorded = {}
 
-    def remember(path: pathlib.Path) -> Manifest:
-        manifest = read_manifest(path)
+    def remember(path: pathlib.Path, step: int) -> Manifest:
+        manifest = read_manifest(path, step)
         recorded.update(manifest.arrays)
         return manifest
 

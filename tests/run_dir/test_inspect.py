@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_verify_finds_values_that_are_not_what_was_saved(run: pathlib.Path):
     damage = report.checkpoints[-1].damage
     assert damage == "1 of 10 arrays are not what was saved, first .step"
     assert not report.ok
-    assert report.next == "would continue at step 60"
+    assert report.next == "would set step 70 aside and continue at step 60"
 
 
 def test_verify_finds_flipped_bits_or_they_do_no_harm(run: pathlib.Path):
@@ -171,6 +172,8 @@ def test_missing_and_damaged_parts_are_named(run: pathlib.Path):
     os.rename(folder / "00000040", folder / "bad-1-00000040")
     for name in ("00000080", "00000090.orbax-checkpoint-tmp-1", ".trash-00000030", "holiday"):
         (folder / name).mkdir()
+    (folder / "00000080.json.tmp").touch()
+    (folder / "20261128").mkdir()
     report = inspect.inspect(run)
     assert [(each.step, each.damage) for each in report.checkpoints] == [
         (40, "its arrays are missing"), (70, "its manifest 00000070.json is damaged"),
@@ -180,12 +183,71 @@ def test_missing_and_damaged_parts_are_named(run: pathlib.Path):
         ".trash-00000030": unfinished,
         "00000060": "has lost its manifest, the next start sets it aside",
         "00000080": unfinished,
+        "00000080.json.tmp": unfinished,
+        "20261128": "not ours, ignored",
         "00000090.orbax-checkpoint-tmp-1": unfinished,
         "bad-1-00000040": "damaged and set aside; you may delete it",
         "holiday": "not ours, ignored",
     }
     assert not report.ok
     assert report.next.startswith("would be refused: no checkpoint is left")
+
+
+def test_what_the_next_start_does_without_a_manifest(run: pathlib.Path):
+    folder = run / "checkpoints"
+    (folder / "00000070.json").unlink()
+    report = inspect.inspect(run, verify=True)
+    assert report.others == {"00000070": "has lost its manifest, the next start sets it aside"}
+    assert report.next == "would set 00000070 aside and continue at step 60"
+    assert not report.ok
+    for path in (run / "history.jsonl", *folder.glob("*.json")):
+        path.unlink()
+    report = inspect.inspect(run, verify=True)
+    assert report.next == "would be refused: no checkpoint is left that can be restored"
+    # As when the next start has done so.
+    for step in (40, 60, 70):
+        (folder / f"{step:08d}").rename(folder / f"bad-1-{step:08d}")
+    assert inspect.inspect(run, verify=True).next == report.next
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_the_next_start_does_with_the_record_of_another_step(run: pathlib.Path, both: bool):
+    folder = run / "checkpoints"
+    shutil.copy(folder / "00000060.json", folder / "00000070.json")
+    if both:
+        shutil.rmtree(folder / "00000070")
+        shutil.copytree(folder / "00000060", folder / "00000070")
+    for verify in (False, True):
+        report = inspect.inspect(run, verify=verify)
+        assert report.checkpoints[-1].damage == "its manifest is that of step 60"
+        assert report.next == "would set step 70 aside and continue at step 60"
+
+
+def test_what_the_next_start_does_without_the_configuration(run: pathlib.Path):
+    (run / "config.json").unlink()
+    report = inspect.inspect(run, verify=True)
+    assert report.next == (
+        "would continue at step 70 (config.json is missing, and no checkpoint holds it: it is not"
+        " known what the run began with)"
+    )
+    assert not report.ok
+    path = run / "checkpoints/00000060.json"
+    values = json.loads(path.read_text().rsplit("\n", 2)[0])
+    values["facts"]["config"] = CONFIG
+    content = json.dumps(values)
+    path.write_text(f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n")
+    report = inspect.inspect(run, verify=True)
+    assert report.config["loss.name"] == "ranking"
+    assert report.next == (
+        "would continue at step 70 (config.json is missing; the checkpoint of step 60 holds it too)"
+    )
+    other = CONFIG | {"train": {"steps": 100, "seed": 9}}
+    (run / "config.json").write_text(json.dumps(other))
+    assert re.search(
+        r"would be refused: .*config.json is not the configuration of the checkpoint of step 60:"
+        r" train.seed: 0 -> 9",
+        inspect.inspect(run).next,
+    )
 
 
 def test_half_copied_directory_is_no_reason_to_fail(run: pathlib.Path):
@@ -195,7 +257,7 @@ def test_half_copied_directory_is_no_reason_to_fail(run: pathlib.Path):
     (run / "bad_samples.jsonl").write_bytes(b"\xff\xfe{")
     report = inspect.inspect(run)
     assert report.sessions[0].logged == 60
-    assert "would be refused: config.json cannot be read" in report.next
+    assert re.search("would be refused: .*config.json cannot be read: is not JSON", report.next)
     assert not report.ok
 
 
@@ -233,7 +295,7 @@ def test_a_configuration_of_another_form_is_no_reason_to_fail(run: pathlib.Path,
 
 def test_a_run_that_has_saved_nothing_would_begin_at_step_0(run: pathlib.Path):
     for path in (run / "checkpoints").glob("*.json"):
-        path.unlink()
+        path.rename(path.with_suffix(".json.tmp"))
     write_lines(run / "history.jsonl", [event("start", 0, step=0)])
     report = inspect.inspect(run)
     assert report.next == "would begin at step 0"
@@ -353,7 +415,7 @@ def test_the_script_prints_json_and_exits_with_3_for_damage(run: pathlib.Path):
     assert result.returncode == 3, result.stderr
     report = json.loads(result.stdout)
     assert [each["verified"] for each in report["checkpoints"]] == [True, True, False]
-    assert report["next"] == "would continue at step 60"
+    assert report["next"] == "would set step 70 aside and continue at step 60"
     result = script("configs")
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1

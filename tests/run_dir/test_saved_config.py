@@ -1,7 +1,10 @@
-"""What a continued run may change."""
+"""What a continued run may change, and which run it is when its files are lost or exchanged."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,16 @@ from reldepth_jax.config import (
     OptimConfig,
     override,
 )
-from reldepth_jax.run_dir.saved_config import RunError, differences, save_config
+from reldepth_jax.run_dir.checkpoints import Checkpoints
+from reldepth_jax.run_dir.saved_config import (
+    RunError,
+    describe,
+    differences,
+    load_config,
+    read_config,
+    require_same,
+    save_config,
+)
 from tests.fixtures.training import as_script, config, newest, train
 
 FREE = {
@@ -142,3 +154,145 @@ def test_a_changed_run_is_refused_with_the_difference(
     (line,) = error.splitlines()
     assert "loss.sigma: 0.02 -> 0.5; train.seed: 0 -> 3" in line
     assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
+
+
+# Files that are lost or exchanged
+
+
+def run_of(folder: pathlib.Path, settings: Config, *, sealed: bool = True) -> pathlib.Path:
+    """Return a run directory with a checkpoint of step 2, which holds the configuration."""
+    facts = {"config": describe(settings)} if sealed else {}
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(2, {"step": np.int32(2)}, facts)
+    checkpoints.close()
+    save_config(folder, settings)
+    return folder / "config.json"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\0" * 512])
+def test_a_lost_configuration_is_that_of_the_checkpoint(
+    tmp_path: pathlib.Path, content: bytes | None
+):
+    path = run_of(tmp_path, config(train__seed=5))
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    found = load_config(tmp_path)
+    assert found is not None
+    assert found.train.seed == 5
+    what = "missing" if content is None else "empty"
+    told = f"config.json is {what}; the checkpoint of step 2 holds it too"
+    assert read_config(tmp_path) == (describe(config(train__seed=5)), told)
+    require_same(tmp_path, config(train__seed=5), [])
+    with pytest.raises(RunError, match=r"another configuration: train\.seed: 5 -> 6"):
+        require_same(tmp_path, config(train__seed=6), [])
+    assert path.exists() == (content is not None)
+
+
+def test_a_configuration_of_another_run_is_refused(tmp_path: pathlib.Path):
+    path = run_of(tmp_path, config(train__seed=5))
+    save_config(tmp_path, config(train__seed=6, train__steps=99))
+    told = (
+        f"{path} is not the configuration of the checkpoint of step 2: train.seed: 5 -> 6."
+        " Delete the file: the checkpoint holds it too"
+    )
+    with pytest.raises(RunError) as caught:
+        require_same(tmp_path, config(train__seed=6), [])
+    assert str(caught.value) == told
+    # What may change between sessions is no contradiction.
+    save_config(tmp_path, config(train__seed=5, train__steps=99))
+    require_same(tmp_path, config(train__seed=5), [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{", "[]", "1", '"\x1b[2J"', '{"a": 1, "a": 2}', "[" * 100_000, '{"\\u001b[2J": 1}',
+        '{"data": 5}', '{"data": {"source": 5}}', '{"data": {"source": {}}}', '{"loss": null}',
+        '{"data": {"source": {"name": []}}}', '{"loss": {"name": "ranking", "self": 1}}',
+        '{"data": {"mix": 5}}', '{"data": {"mix": [5]}}', '{"data_fingerprint": 5}',
+        '{"data_fingerprint": [5]}', '{"optim": {"groups": {"a": 1}}}', '{"loss": "ranking"}',
+        '{"train": {"seed": "\\u009b"}}', '{"train": {"seed": {}}}', '{"init_from": 1}',
+    ],
+)  # fmt: skip
+def test_a_damaged_configuration_is_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], content: str
+):
+    path = run_of(tmp_path, config())
+    path.write_text(content)
+    code, error = as_script(lambda: train(config(), tmp_path), capsys)
+    assert code == 2
+    assert error.startswith(f"error: {path} cannot be read: ")
+    assert error.isprintable()
+    assert len(error) < 1000
+    assert path.read_text() == content
+
+
+def test_an_unchanged_configuration_is_not_written_again(tmp_path: pathlib.Path):
+    save_config(tmp_path, config())
+    path = tmp_path / "config.json"
+    before = path.stat()
+    save_config(tmp_path, config())
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    save_config(tmp_path, config(train__steps=99))
+    assert json.loads(path.read_text())["train"]["steps"] == 99
+
+
+def as_before(run: pathlib.Path) -> None:
+    """Make the manifests those of a version that did not keep the configuration there."""
+    for path in (run / "checkpoints").glob("*.json"):
+        values: dict[str, Any] = json.loads(path.read_text().rsplit("\n", 2)[0])
+        del values["facts"]["config"]
+        content = json.dumps(values, indent=1)
+        path.write_text(f"{content}\n{hashlib.sha256(content.encode()).hexdigest()}\n")
+
+
+def test_a_run_goes_on_when_its_configuration_is_lost_and_with_no_other_seed(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    assert train(config(train__steps=2), tmp_path)[0] == 0
+    path = tmp_path / "config.json"
+    content = path.read_text()
+    path.write_text("")
+    code, error = as_script(lambda: train(config(train__steps=2, train__seed=3), tmp_path), capsys)
+    assert code == 2
+    assert "another configuration: train.seed: 0 -> 3" in error
+    assert path.read_text() == ""
+    code, said = train(config(train__steps=2), tmp_path)
+    assert code == 0
+    assert "config.json is empty; the checkpoint of step 2 holds it too\n" in said
+    assert "continuing at step 2" in said
+    assert path.read_text() == content
+    assert "config.json" not in train(config(train__steps=2), tmp_path)[1]
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_may_change(tmp_path: pathlib.Path):
+    assert train(config(train__steps=2), tmp_path)[0] == 0
+    as_before(tmp_path)
+    with pytest.raises(RunError, match=r"loss\.sigma: 0\.02 -> 0\.5"):
+        train(config(train__steps=3, loss__sigma=0.5), tmp_path)
+    code, said = train(config(train__steps=3, train__keep=5), tmp_path)
+    assert code == 0
+    assert "continuing at step 2" in said
+    # From now on the checkpoints hold it.
+    (tmp_path / "config.json").unlink()
+    found = load_config(tmp_path)
+    assert found is not None
+    assert found.train == config(train__steps=3, train__keep=5).train
+    for number in (2, 3):
+        facts = json.loads(
+            (tmp_path / f"checkpoints/0000000{number}.json").read_text().rsplit("\n", 2)[0]
+        )["facts"]
+        assert ("config" in facts) == (number == 3)
+
+
+def test_a_lost_configuration_that_no_checkpoint_holds_is_told(tmp_path: pathlib.Path):
+    assert train(config(train__steps=2), tmp_path)[0] == 0
+    as_before(tmp_path)
+    (tmp_path / "config.json").unlink()
+    code, said = train(config(train__steps=3), tmp_path)
+    assert code == 0
+    assert (
+        "config.json is missing, and no checkpoint holds it: it is not known what the run began"
+        " with\ncontinuing at step 2"
+    ) in said
