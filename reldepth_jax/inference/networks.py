@@ -1,12 +1,14 @@
 """Networks with weights, for other programs: `model = reldepth_jax.load_model("x.safetensors")`."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,6 @@ from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_defi
 from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, presets
 from reldepth_jax.weights.file import Weights, read, write
-from reldepth_jax.weights.from_run import load_run
 from reldepth_jax.weights.tensors import WeightsError
 
 
@@ -130,6 +131,16 @@ class Model:
             provenance=self.provenance,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: what is compiled cannot be sent to another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_forward"}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        """Copy all but the arrays, which cannot change. What flax copies deeply is no State."""
+        params, stats = (jax.tree.map(lambda array: array, s) for s in (self.params, self.stats))
+        told = dict(self.provenance)
+        return dataclasses.replace(self, params=params, stats=stats, provenance=told)
+
     @functools.cached_property
     def _forward(self) -> Callable[..., Float[Array, "b h w"]]:
         params = self.params
@@ -193,12 +204,26 @@ def from_run(
     fast: bool = False,
 ) -> Model:
     """Load the network of a run directory at `step` (default: the newest checkpoint)."""
-    run = load_run(workdir, step)
+    with _logging_as_it_was():
+        # Imported late: Orbax takes longer to import than a file of weights to load.
+        from reldepth_jax.weights.from_run import load_run
+
+        run = load_run(workdir, step)
     provenance = {"run": os.fspath(workdir), "step": str(run.step)}
     if run.config.init_from:
         provenance["started_from"] = run.config.init_from
     preprocessing = Preprocessing.of_training(run.config)
     return Model(run.config.model, run.params, run.stats, preprocessing, provenance, fast)
+
+
+@contextlib.contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """Remove the handlers that absl gives the root logger as soon as Orbax logs anything."""
+    before = list(logging.root.handlers)
+    try:
+        yield
+    finally:
+        logging.root.handlers[:] = [each for each in logging.root.handlers if each in before]
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,121 @@
+"""The package changes nothing in a process that uses it; models go where the user sends them."""
+
+import concurrent.futures
+import copy
+import logging
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.inference import networks
+from tests.weights.test_weights import network
+
+IMAGE = np.random.default_rng(2).integers(0, 256, (40, 70, 3), np.uint8)
+
+PROGRAM = """
+    import logging, os, signal, sys, warnings
+    import jax, numpy, PIL.Image, PIL.ImageFile, PIL.PngImagePlugin
+
+    jax.devices()
+
+    def state():
+        return {
+            "environment": dict(os.environ),
+            "warnings": list(warnings.filters),
+            "limits": (
+                PIL.Image.MAX_IMAGE_PIXELS,
+                PIL.ImageFile.LOAD_TRUNCATED_IMAGES,
+                PIL.PngImagePlugin.MAX_TEXT_CHUNK,
+            ),
+            "logging": (logging.root.level, list(logging.root.handlers)),
+            "Pillow's": logging.getLogger("PIL").level,
+            "jax": dict(jax.config.values),
+            "numpy": numpy.geterr(),
+            "signals": [signal.getsignal(each) for each in range(1, 32)],
+            "python": (sys.excepthook, sys.getrecursionlimit(), sys.stdout, list(sys.path)),
+            "folder": os.getcwd(),
+        }
+
+    before = state()
+    import reldepth_jax
+    model = reldepth_jax.load_model(sys.argv[1])
+    from reldepth_jax.data.images import io
+    io.read_image(sys.argv[2])
+    after = state()
+    for name, value in before.items():
+        assert value == after[name], (name, value, after[name])
+    # A picture above Pillow's limit is what it is without us: a warning.
+    with warnings.catch_warnings(record=True) as told:
+        PIL.Image.open(sys.argv[3])
+    assert [each.category.__name__ for each in told] == ["DecompressionBombWarning"]
+"""
+
+
+def test_importing_loading_and_reading_change_nothing_in_the_process(tmp_path: pathlib.Path):
+    # In a process of its own: this one has imported all long ago.
+    config = ModelConfig(encoder=Choice("efficientnet_lite0"), decoder_width=8)
+    networks.save_model(network(config), tmp_path / "model.safetensors")
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    Image.fromarray(IMAGE).save(tmp_path / "photo.jpg")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
+    arguments = ("program.py", "model.safetensors", "photo.jpg", "large.png")
+    command = [sys.executable, *(tmp_path / name for name in arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout + ended.stderr == ""
+
+
+def test_loading_a_run_leaves_the_root_logger_alone(monkeypatch):
+    def load_run(workdir: str, step: int | None):
+        logging.basicConfig()  # as absl does when Orbax logs
+        raise ValueError(len(logging.root.handlers))
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr("reldepth_jax.weights.from_run.load_run", load_run)
+    with pytest.raises(ValueError, match="1"):
+        networks.from_run("anywhere")
+    assert logging.root.handlers == []
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: networks.Model) -> np.ndarray:
+    return tiny.predict(IMAGE)
+
+
+@pytest.fixture(scope="module", name="tiny")
+def model(strides_encoder: None) -> networks.Model:
+    return network()
+
+
+@pytest.mark.parametrize(("used", "fast"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    "send", [lambda each: pickle.loads(pickle.dumps(each)), copy.deepcopy, copy.copy]
+)
+def test_models_are_sent_to_processes_and_copied(tiny, expected, send, used, fast):
+    made = networks.Model(
+        tiny.config, tiny.params, tiny.stats, tiny.preprocessing, tiny.provenance, fast
+    )
+    if used:
+        made.predict(IMAGE)
+        made.predictor(64)(IMAGE)
+    sent = send(made)
+    np.testing.assert_allclose(sent.predict(IMAGE), expected, atol=1e-4)
+    assert (sent.digest, sent.larger_is, sent.fast) == (made.digest, made.larger_is, fast)
+    np.testing.assert_array_equal(send(made.predictor())(IMAGE), made.predictor()(IMAGE))
+
+
+def test_threads_share_a_model(tiny: networks.Model):
+    fresh = pickle.loads(pickle.dumps(tiny))
+    images = [IMAGE[:, number : 20 * (1 + number % 2) + number] for number in range(12)]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        got = list(threads.map(fresh.predict, images))
+    for image, score in zip(images, got, strict=True):
+        np.testing.assert_array_equal(score, tiny.predict(image))
