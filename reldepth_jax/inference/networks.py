@@ -25,6 +25,7 @@ from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
 from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
+from reldepth_jax.registry import did_you_mean
 from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, presets
 from reldepth_jax.weights.file import Weights, read, write
@@ -174,8 +175,12 @@ def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:
     if pathlib.Path(path).is_dir():
         return from_run(path, fast=fast)
     name = os.fspath(path)
-    if name in presets.public(encoders=False) and not os.path.exists(path):
-        return load_public(name, fast=fast)
+    if not os.path.exists(path):
+        known = presets.public(encoders=False)
+        if name in known:
+            return load_public(name, fast=fast)
+        if hint := did_you_mean(name, known):
+            raise WeightsError(f"{name}: no such file, and no public weights of that name.{hint}")
     return _model(read(path), path, fast)
 
 

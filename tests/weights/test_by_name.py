@@ -171,6 +171,17 @@ def test_a_file_of_that_name_goes_before(
     assert served.asked == []
 
 
+def test_a_misspelt_name_is_told_the_right_one():
+    with pytest.raises(WeightsError) as caught:
+        reldepth_jax.load_model("midas_v21_smal")
+    assert str(caught.value) == (
+        "midas_v21_smal: no such file, and no public weights of that name. Did you mean"
+        " 'midas_v21_small'?"
+    )
+    with pytest.raises(WeightsError, match="runs/mine.safetensors: no such file$"):
+        reldepth_jax.load_model("runs/mine.safetensors")
+
+
 def refused(name: str = "tiny", kind: type[UserError] = DownloadError) -> str:
     with pytest.raises(kind) as caught:
         by_name.load(name)
@@ -308,7 +319,12 @@ def test_what_is_converted_is_used_where_nothing_can_be_written(
     by_name.load("tiny")
 
 
-def test_two_at_the_same_time_fetch_once(publish: Any, served: Server, tensors: Arrays):
+def test_two_at_the_same_time_fetch_and_convert_once(
+    publish: Any,
+    served: Server,
+    tensors: Arrays,
+    capsys: pytest.CaptureFixture[str],
+):
     publish()
     found: list[Arrays] = []
     threads = [
@@ -321,6 +337,7 @@ def test_two_at_the_same_time_fetch_once(publish: Any, served: Server, tensors: 
     assert len(found) == 3
     assert all(same(each, tensors) for each in found)
     assert len(served.asked) == 1
+    assert capsys.readouterr().err.count("licence") == 1
 
 
 def test_two_at_the_same_time_without_locks_do_not_harm_each_other(
