@@ -71,12 +71,15 @@ def share_line(source: Source, until: float) -> str:
     """
     shares: list[float] = []
     reasons: collections.Counter[str] = collections.Counter()
+    doubts: collections.Counter[str] = collections.Counter()
     for index in np.unique(np.linspace(0, len(source) - 1, SAMPLES).astype(int)).tolist():
         if time.monotonic() > until:
             break
         try:
             mask = source[index]["mask"]
-            left_out = getattr(source, "left_out", lambda index: {})(index)
+            left_out, doubtful = (
+                getattr(source, name, lambda index: {})(index) for name in ("left_out", "doubtful")
+            )
         except UndeclaredValues:
             raise
         except UserError:
@@ -84,10 +87,16 @@ def share_line(source: Source, until: float) -> str:
         if mask.any() or not source.pairs_per_image:
             shares.append(float(mask.mean()))
             reasons.update(left_out)
+            doubts.update(doubtful)
     if not shares:
         return ""
     of = [f"{total / len(shares):.0%} {reason}" for reason, total in reasons.most_common()]
     told = f"; {', '.join(of)}" if of else ""
+    for value, total in doubts.items():
+        told += (
+            f"; {total / len(shares):.0%} have the value {value}: if that is a mark, set"
+            f" --config.data.source.invalid or infinity to {value}"
+        )
     spread = f" ({min(shares):.0%} to {max(shares):.0%})" if len(shares) > 1 else ""
     return (
         f"{place(source)}: ground truth at {np.mean(shares):.0%} of the pixels of {len(shares)}"

@@ -35,6 +35,16 @@ def test_shares_and_reasons_are_means_over_a_few_samples(tmp_path):
     assert Survey([Subset(source, 3)]).lines() == [line]
 
 
+def test_values_that_may_be_marks_are_told(tmp_path):
+    maps = [np.array([[65535, 65535, 9, 9]], np.uint16)] * 2
+    (line,) = Survey([folder(tmp_path, maps)]).lines()
+    assert "at 100% of the pixels of 2 samples" in line
+    assert line.endswith(
+        "; 50% have the value 65535: if that is a mark, set --config.data.source.invalid or"
+        " infinity to 65535"
+    )
+
+
 def test_a_meaning_that_nobody_declared_ends_the_start(tmp_path):
     source = folder(tmp_path, [np.array([[-1.0, 1, 2, 3]], np.float32)])
     with pytest.raises(UserError, match=r"25% of its depth map is -1.*polarity=ordinal"):

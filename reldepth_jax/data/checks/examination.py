@@ -1,5 +1,6 @@
 """The examination of one data set, from finding its files to the contact sheet."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -8,6 +9,8 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 from reldepth_jax.data.checks import contact_sheet, each_sample, lists, whole_set
 from reldepth_jax.data.checks.findings import Finding, error, warning
@@ -122,6 +125,7 @@ class Examination:
                 if progress:
                     progress(self.num_samples, len(chosen))
         yield from self._left_out(parts)
+        yield from self._doubts(chosen)
         yield from whole_set.duplicates(examined)
         yield from whole_set.polarity(data_set.polarity, examined, self.root)
         yield from whole_set.sky(data_set, examined, self.root)
@@ -129,6 +133,22 @@ class Examination:
         yield from whole_set.ground_truth(examined, self.root)
         for name, root in self.against:
             yield from whole_set.overlap(examined, _digests(name, root, self.threads))
+
+    def _doubts(self, examined: Sequence[tuple[Samples, int]]) -> Iterator[Finding]:
+        """Yield values of a source that may be marks, those of a few samples together."""
+        shares: dict[str, list[float]] = {}
+        for samples, index in examined[:: max(1, len(examined) // 8)][:8]:
+            with contextlib.suppress(UserError):
+                for value, share in getattr(samples.source, "doubtful", lambda index: {})(
+                    index
+                ).items():
+                    shares.setdefault(value, []).append(share)
+        for value, found in shares.items():
+            message = (
+                f"{np.mean(found):.0%} of the pixels have the value {value}; if that is a mark, set"
+                f" --config.data.source.invalid or infinity to {value}, else nothing to do"
+            )
+            yield warning("mark", self.root, message)
 
     def _left_out(self, parts: Sequence[Samples]) -> Iterator[Finding]:
         """Yield what the source itself says of files that it does not use."""

@@ -31,8 +31,15 @@ def require_folder(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     if folder.is_file() and folder.suffix.lower() in ARCHIVES:
         raise DataError(f"{what}: {io.printable(folder)} is an archive; extract it first")
     if not folder.is_dir():
-        raise DataError(f"{what}: {io.printable(folder)} is no folder")
+        raise DataError(f"{what}: {io.printable(folder)} is no folder{home_hint(folder)}")
     return folder
+
+
+def home_hint(folder: pathlib.Path) -> str:
+    """Return what to write for a tilde that no shell has replaced; empty without one."""
+    if not os.fspath(folder).startswith("~"):
+        return ""
+    return f"; ~ is not replaced in options, write {io.printable(folder.expanduser())}"
 
 
 def find(
@@ -109,8 +116,16 @@ def require_fit(
         raise io.UnreadableFile(
             path,
             f"{what and f'the {what} of '}{values.shape[1]}x{values.shape[0]} pixels"
-            f" {'does' if what else 'do'} not go with the photograph's {width}x{height}",
+            f" {'does' if what else 'do'} not go with the photograph's {width}x{height}"
+            f"{_turned(values.shape[0] * height / (values.shape[1] * width))}",
         )
+
+
+def _turned(ratio: float) -> str:
+    """Return a hint if a map would fit, given by how much it is too tall then."""
+    if not 1 / (1 + _ASPECT_TOLERANCE) <= ratio <= 1 + _ASPECT_TOLERANCE:
+        return ""
+    return ", but would if it were turned by 90 degrees; is one of them stored as the camera lay?"
 
 
 def listed_paths(root: pathlib.Path, written: Sequence[str], listing: str) -> list[str]:

@@ -9,6 +9,7 @@ import collections
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Mapping, Set
 from typing import NamedTuple
 
@@ -37,7 +38,11 @@ class Place(NamedTuple):
         """Return path by shared name; DataError if two files have one name."""
         if not self.pattern:
             inside = other.folder if other.folder != self.folder else None
-            return files.find(self.folder, suffixes, inside)
+            try:
+                return _composed(files.find(self.folder, suffixes, inside))
+            except DataError as error:
+                hint = "a pattern with an extension takes one kind, e.g. maps='depth/*.npy'"
+                raise DataError(f"{error}; {hint}") from None
         whole = os.path.splitext(self.pattern)[1].lower() in suffixes
         matches = re.compile("(.*)".join(map(re.escape, self.pattern.split("*"))), re.DOTALL)
         found: dict[str, str] = {}
@@ -51,7 +56,10 @@ class Place(NamedTuple):
                     f"two files have one name: {io.printable(found[name])}, {io.printable(path)}"
                 )
             found[name] = path
-        return found
+        return _composed(found)
+
+
+_READ = io.IMAGE_SUFFIXES | io.MAP_SUFFIXES
 
 
 def find(
@@ -68,7 +76,10 @@ def find(
     places = {"images": Place.of(root, images), "maps": Place.of(root, maps)}
     for option, place in places.items():
         if not place.folder.is_dir():
-            raise DataError(f"folder: {io.printable(place.folder)} is no folder (root, {option})")
+            raise DataError(
+                f"folder: {io.printable(place.folder)} is no folder (root, {option})"
+                f"{files.home_hint(place.folder)}"
+            )
     one, other = places.values()
     if one.folder.resolve() == other.folder.resolve() and one.pattern == other.pattern:
         raise DataError(
@@ -83,7 +94,10 @@ def find(
         names = files.common_names(root, found)
     except DataError as error:
         hint = "" if set.intersection(*map(set, found.values())) else _hint(root, found)
-        raise DataError(f"{error}{hint}") from None
+        # Often the partners are there, in a format that is not read.
+        others = [(place.folder, listing(place.folder, _READ).left_out) for place in (one, other)]
+        lines = {f"; {io.printable(folder)}: {describe(left)}" for folder, left in others if left}
+        raise DataError(f"{error}{hint}{''.join(sorted(lines))}") from None
     return [(name, found["photographs"][name], found["maps"][name]) for name in names]
 
 
@@ -129,7 +143,7 @@ def left_out(
     used = {os.path.realpath(path) for _, *paths in taken for path in paths}
     lines = []
     for folder in dict.fromkeys(Place.of(root, each).folder for each in (images, maps)):
-        found = listing(folder, io.IMAGE_SUFFIXES | io.MAP_SUFFIXES)
+        found = listing(folder, _READ)
         others: collections.Counter[str] = collections.Counter(found.left_out)
         for path in found.paths:
             if os.path.realpath(folder / path) not in used:
@@ -137,6 +151,12 @@ def left_out(
         if others:
             lines.append(f"{io.printable(folder)}: {describe(others)}")
     return lines
+
+
+def _composed(found: dict[str, str]) -> dict[str, str]:
+    """Return path by name with accents as single characters: macOS writes them as two."""
+    composed = {unicodedata.normalize("NFC", name): path for name, path in found.items()}
+    return composed if len(composed) == len(found) else found
 
 
 def _time(name: str, path: str) -> float:
@@ -163,7 +183,7 @@ def _hint(root: pathlib.Path, found: Mapping[str, Mapping[str, str]]) -> str:
         start, _, end = pattern.partition("*")
         names.append({path[len(start) : len(path) - len(end)] for path in paths})
     hint = f"; the first are {examples}; what their names share can be given as a pattern"
-    if names[0] & names[1]:
+    if (names[0] & names[1]) - {""} and all(len(paths) > 1 for paths in relative.values()):
         options = zip(("images", "maps"), patterns, strict=True)
         words = " ".join(f"--config.data.source.{name}='{each}'" for name, each in options)
         return f"{hint}: {io.printable(words)}"

@@ -2,9 +2,9 @@
 
 Source: Chen et al., NIPS 2016, Section 3; the reading of its test script, test_model_on_DIW.lua of
 princeton-vl/relative_depth. For research use.
-Layout: images in `DIW_train_val` and `DIW_test`, JPEG named `.thumb`; lists beside them or in
-`DIW_Annotations` or `DIW_Annotations_splitted`: `DIW_test.csv`, and `DIW_train.csv` with
-`DIW_val.csv` or both in one as `DIW_train_val.csv`.
+Layout: images in `DIW_train_val` and `DIW_test`, JPEG named `.thumb`; lists beside them, in
+`DIW_Annotations` or `DIW_Annotations_splitted`, or in one of these within one of these:
+`DIW_test.csv`, and `DIW_train.csv` with `DIW_val.csv` or both in one as `DIW_train_val.csv`.
 Lists: two lines for each image, its path and `y_A,x_A,y_B,x_B,relation,width,height`, coordinates
 from 1, `>` where the first point is farther, `<` where it is nearer. The lists of YouTube3D (Chen
 et al., CVPR 2019; DIWDataset.py) have a line of titles before that, and two more fields behind each
@@ -24,7 +24,8 @@ from reldepth_jax.data.reading.records import Part
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Split
 
-_FOLDERS = ("", "DIW_Annotations", "DIW_Annotations_splitted")
+_NAMES = ("DIW_Annotations", "DIW_Annotations_splitted")
+_FOLDERS = ("", *_NAMES, *(f"{one}/{other}" for one in _NAMES for other in _NAMES))
 
 
 def find_list(folder: pathlib.Path, part: Part) -> tuple[str | None, pathlib.Path]:

@@ -26,6 +26,8 @@ _DEPTH_IS: dict[str, DepthIs] = {
     "inverse_ordinal": "ordinal",
 }
 """By polarity."""
+_MARKED = 0.01
+"""Share of the pixels from which on one value may be a mark."""
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*")
 
 
@@ -34,10 +36,17 @@ class FolderRecords(FileRecords):
     """Photographs and maps, of which an archive may hold several arrays."""
 
     key: str = ""
+    rotated_bits: int = 0
 
     def read_map(self, path: str) -> Shaped[np.ndarray, "h w"]:
-        """Read a map, with the values and the type of its file."""
-        return io.read_values(path, self.key)
+        """Read a map, with the values and the type of its file; rotated bits are turned back."""
+        values = io.read_values(path, self.key)
+        if not self.rotated_bits:
+            return values
+        if values.dtype != np.uint16:
+            reason = f"has {values.dtype} values, not 16 bits that can be rotated (rotated_bits)"
+            raise io.UnreadableFile(path, reason)
+        return (values >> self.rotated_bits) | (values << (16 - self.rotated_bits))
 
 
 @SOURCES.register("folder")
@@ -83,6 +92,9 @@ class Folder(DataSetSource):
     apart, belongs to a photograph; what has no partner is left out and counted."""
     key: str = ""
     """Name of the array in NPZ maps that hold several."""
+    rotated_bits: int = 0
+    """By how many bits 16-bit values were rotated to the left before they were stored: 3 in SUN
+    RGB-D, whose unit is millimetres afterwards."""
     polarity: Literal["depth", "disparity", "ordinal", "inverse_ordinal"] = "depth"
     """Whether larger values are farther (depth) or nearer (disparity, inverse depth). Of ordinal
     ones, farther, and inverse ordinal ones, nearer, only the order counts: scores of any sign and
@@ -120,11 +132,14 @@ class Folder(DataSetSource):
                 f"folder: max_depth must be at least 0, and 0 for ordinal values; got"
                 f" {self.max_depth}"
             )
+        if not 0 <= self.rotated_bits < 16:
+            raise DataError(f"folder: rotated_bits must be 0 to 15, got {self.rotated_bits}")
         chosen = self._range(part)
         if not len(chosen):
             raise DataError(
                 f"{io.printable(self.root)}: {part}={getattr(self, part)!r} selects none of the"
-                f" {len(self._pairs)} samples"
+                f" {len(self._pairs)} samples; choose by number, e.g."
+                f" --config.data.source.{part}={max(len(self._pairs) - 1, 0)}:"
             )
         if part == "train":
             for other in ("val", "test"):
@@ -137,7 +152,7 @@ class Folder(DataSetSource):
                     )
         pairs = [self._pairs[index] for index in chosen]
         images, maps = (tuple(pair[place] for pair in pairs) for place in (1, 2))
-        return FolderRecords(self.root, images, {"depth": maps}, self.key)
+        return FolderRecords(self.root, images, {"depth": maps}, self.key, self.rotated_bits)
 
     def remarks(self) -> list[str]:
         """Return a line for each folder in which files are left out."""
@@ -190,6 +205,20 @@ class Folder(DataSetSource):
             beyond = counts & ~declared & (depth > self.max_depth)
             found[f"beyond max_depth={self.max_depth:g}"] = beyond
         return {reason: float(where.mean()) for reason, where in found.items() if where.any()}
+
+    def doubtful(self, index: int) -> dict[str, float]:
+        """Return the share of the pixels that count, though their value is often a mark, by words.
+
+        The largest value of integers, and what is beyond 10^9, may mean "no reading" or "sky".
+        """
+        stored = self.record(index)["maps"]["depth"]
+        largest = float(np.iinfo(stored.dtype).max) if stored.dtype.kind in "ui" else 1e9
+        values = io.as_float(stored)
+        found = (values >= largest) & ~_among(values, (*(self.invalid or ()), *self.infinity))
+        share = float(found.mean())
+        if self.polarity != "depth" or self.max_depth or share < _MARKED:
+            return {}
+        return {f"{values[found].max():g}": share}
 
     @property
     def _is_ordinal(self) -> bool:

@@ -27,6 +27,7 @@ from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import NO_PAIRS, Split
 
 _LABELED = "nyu_depth_v2_labeled.mat"
+_SPLITS_AT = "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat"
 _SPLITS: dict[Part, str] = {"train": "trainNdxs", "test": "testNdxs"}
 _SHAPES = {"images": (3, 640, 480), "depths": (640, 480), "rawDepths": (640, 480)}
 
@@ -107,6 +108,8 @@ def _check_arrays(path: pathlib.Path) -> int:
 
 def _read_splits(path: pathlib.Path) -> dict[str, Any]:
     """Return the arrays of `splits.mat`."""
+    if not path.exists():
+        raise io.UnreadableFile(path, f"no such file; it is not in {_LABELED}, but at {_SPLITS_AT}")
     if hdf5.is_hdf5(path):
         with hdf5.open_file(path) as file:
             return {name: hdf5.dataset(file, name)[()] for name in _SPLITS.values()}

@@ -2,8 +2,9 @@
 
 Source: Butler et al., ECCV 2012; the 1064 training frames of the final pass, which MiDaS (Ranftl et
 al., TPAMI 2022) tests on.
-Layout: `training/final/SCENE/frame_NNNN.png` and `training/depth/SCENE/frame_NNNN.dpt`, or
-`depth/SCENE/…`, where the archive of the depth was extracted beside `training`.
+Layout: `training/final/SCENE/frame_NNNN.png` and `training/depth/SCENE/frame_NNNN.dpt`; both
+without `training`, where that is the root itself or was left away; or each in the folder of its
+archive.
 Maps (`read_dpt`): every pixel has depth. Sky is finite, but farther than the rest.
 """
 
@@ -21,6 +22,13 @@ from reldepth_jax.data.reading.declaration import DataSet, Files, Folders, Map
 from reldepth_jax.data.reading.records import FileRecords
 from reldepth_jax.registry import SOURCES
 from reldepth_jax.types import Split
+
+_DEPTH_ARCHIVE = "MPI-Sintel-depth-training-20150305"
+
+
+def _places(archive: str, kind: str) -> tuple[str, ...]:
+    return f"training/{kind}", kind, f"{archive}/training/{kind}"
+
 
 _TAG = struct.pack("<f", 202021.25)
 
@@ -63,8 +71,8 @@ class Sintel(DataSetSource):
         counts={"test": 1064},
         layout=Folders(
             {
-                "image": Files(("training/final",), {".png"}, "images"),
-                "depth": Files(("training/depth", "depth"), {".dpt"}, "depth maps"),
+                "image": Files(_places("MPI-Sintel-complete", "final"), {".png"}, "images"),
+                "depth": Files(_places(_DEPTH_ARCHIVE, "depth"), {".dpt"}, "depth maps"),
             },
             records=SintelRecords,
         ),
@@ -75,7 +83,7 @@ class Sintel(DataSetSource):
     size: tuple[int, int]
     """Not used: images come at their own size."""
     root: str = ""
-    """The folder that holds `training`."""
+    """The folder that holds `training`, or what is in it, or both archives' folders."""
 
     def truth(self, maps: Maps, crop: Crop, path: str) -> Truth:
         """Return depth; UnreadableFile if it is not possible."""

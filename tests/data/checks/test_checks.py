@@ -397,6 +397,11 @@ FAULTS = [
     Fault("folder", "coloured map", put("depth/3.png", b"x"), error("unreadable", "depth/3.png")),
     Fault("folder", "map of another shape", change("depth/3.png", lambda v: v[:, :40]),
           error("size", "depth/3.png")),
+    Fault(
+        "folder", "no reading is the largest value",
+        change_all("depth/*.png", lambda v: np.where(v < 9000, v, np.uint16(65535))),
+        warning("mark", "."),
+    ),
     Fault("folder", "other files", put("rgb/a.dng", b"x"), warning("left out", "rgb")),
     Fault("folder", "training image validates", copy("rgb/1.jpg", "rgb/8.jpg"),
           error("duplicate", "rgb/8.jpg")),

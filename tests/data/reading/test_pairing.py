@@ -2,12 +2,15 @@
 
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 import pytest
 
+from reldepth_jax.data.images import io
 from reldepth_jax.data.reading import pairing
 from reldepth_jax.data.reading.files import DataError
+from reldepth_jax.registry import SOURCES
 
 
 def touch(root: pathlib.Path, *names: str) -> None:
@@ -72,6 +75,52 @@ def test_names_that_differ_are_shown_with_patterns_that_would_do(tmp_path):
     assert "the first are rgb/rgb_0007.jpg and depth/sync_depth_0007.png" in line
     options = re.findall(r"--config\.data\.source\.\w+='([^']*)'", line)
     assert len(pairs(tmp_path, *options)) == 3
+
+
+def test_maps_named_after_the_whole_photograph_get_patterns(tmp_path):
+    touch(tmp_path, *(f"rgb/{i}.jpg" for i in "abc"), *(f"depth/{i}.jpg.png" for i in "abc"))
+    with pytest.raises(DataError) as caught:
+        pairing.find(tmp_path, "rgb", "depth")
+    options = re.findall(r"--config\.data\.source\.\w+='([^']*)'", str(caught.value))
+    assert len(pairs(tmp_path, *options)) == 3
+
+
+def test_accents_of_macos_are_those_of_other_systems(tmp_path):
+    name = "caf\u00e9"
+    touch(tmp_path, f"rgb/{name}.jpg", f"depth/{unicodedata.normalize('NFD', name)}.png")
+    assert len(pairs(tmp_path, "rgb", "depth")) == 1
+    assert len(pairs(tmp_path, "rgb/*", "depth/*.png")) == 1
+
+
+def test_partners_in_a_format_that_is_not_read_are_told(tmp_path):
+    touch(tmp_path, "rgb/a.jpg", "rgb/b.heic", "depth/a.png", "depth/b.png", "depth/c.exr.gz")
+    with pytest.raises(DataError) as caught:
+        pairing.find(tmp_path, "rgb", "depth")
+    assert "1 of 2 maps have no photograph: b; " in str(caught.value)
+    if "heic" not in str(sorted(io.IMAGE_SUFFIXES)):
+        assert f"{tmp_path}/rgb: 1 file left out: 1 .heic; to read HEIC" in str(caught.value)
+    assert f"{tmp_path}/depth: 1 file left out: 1 .gz" in str(caught.value)
+
+
+def test_pictures_of_maps_beside_maps_are_told_apart_by_a_pattern(tmp_path):
+    touch(tmp_path, "rgb/a.jpg", "depth/a.npy", "depth/a.png")
+    with pytest.raises(DataError, match=r"two files have one name.*maps='depth/\*\.npy'"):
+        pairing.find(tmp_path, "rgb", "depth")
+    assert pairs(tmp_path, "rgb/*", "depth/*.npy") == [("rgb/a.jpg", "depth/a.npy")]
+
+
+def test_a_tilde_that_no_shell_has_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataError, match=rf"~ is not replaced in options, write {tmp_path}/x/rgb"):
+        pairing.find(pathlib.Path("~/x"), "rgb", "depth")
+    with pytest.raises(DataError, match=rf"no folder; ~ is not .*, write {tmp_path}/ReDWeb_V1"):
+        SOURCES.create("redweb", split="train", size=(1, 1), root="~/ReDWeb_V1")
+
+
+def test_scenes_of_their_own_folders(tmp_path):
+    files = [(f"s{i}/rgb/{j}.jpg", f"s{i}/depth/{j}.png") for i in range(2) for j in range(2)]
+    touch(tmp_path, *(name for two in files for name in two))
+    assert pairs(tmp_path, "*/rgb/*", "*/depth/*") == files
 
 
 def test_names_without_anything_in_common_are_shown(tmp_path):

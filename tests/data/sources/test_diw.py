@@ -66,6 +66,17 @@ def test_pairs_agree_with_the_depth_of_the_scenes(tmp_path, lists, dialect):
         assert source.pairs_per_image == 1
 
 
+@pytest.mark.parametrize("inside", ["DIW_Annotations", "DIW_Annotations_splitted"])
+def test_lists_one_folder_deeper_are_found(tmp_path, inside):
+    write(tmp_path)
+    lists = tmp_path / "DIW_Annotations_splitted"
+    lists.rename(tmp_path / "lists")
+    (tmp_path / inside).mkdir()
+    (tmp_path / "lists").rename(tmp_path / inside / "DIW_Annotations_splitted")
+    for split in ("train", "val", "test"):
+        check_against_scenes(create(tmp_path, split), split)
+
+
 def test_gray_images_have_three_equal_channels(tmp_path):
     write(tmp_path)
     image = create(tmp_path)[2]["image"]

@@ -199,6 +199,52 @@ def test_nothing_is_invalid_if_that_is_said(tmp_path):
     assert sky["depth"][0, :3].tolist() == [INF, 1, 0.5]
 
 
+def test_rotated_bits_of_sun_rgbd_are_turned_back(tmp_path):
+    """SUNRGBDtoolbox: depth = bitor(bitshift(d, -3), bitshift(d, 16 - 3)), here by integers."""
+    depth = np.array([[0, 1, 7, 8, 1000, 8191, 8192, 65535]], np.int64)
+    stored = (depth * 8) % 65536 + (depth * 8) // 65536
+    add(tmp_path, "x", stored.astype(np.uint16))
+    sample = create(tmp_path, rotated_bits=3, invalid=(0.0,), scale=0.001)[0]
+    np.testing.assert_allclose(sample["depth"][0], depth[0] / 1000, rtol=1e-6)
+    add(tmp_path, "y", stored.astype(np.float32))
+    with pytest.raises(UnreadableFile, match="has float32 values, not 16 bits that can be rot"):
+        create(tmp_path, rotated_bits=3)[1]
+    with pytest.raises(DataError, match="rotated_bits must be 0 to 15, got 16"):
+        create(tmp_path, rotated_bits=16)
+
+
+@pytest.mark.parametrize(
+    ("values", "mark"),
+    [
+        (np.array([65535] * 3 + [900] * 7, np.uint16), {"65535": 0.3}),
+        (np.array([255] + [90] * 9, np.uint8), {"255": 0.1}),
+        (np.array([1e10, 1e10, *[4.0] * 8], np.float32), {"1e+10": 0.2}),
+        (np.array([np.inf, *[4.0] * 9], np.float32), {"inf": 0.1}),
+        (np.array([255] + [90] * 199, np.uint8), {}),
+    ],
+)
+def test_values_that_are_often_marks_are_doubted(tmp_path, values, mark):
+    add(tmp_path, "x", values[None])
+    assert create(tmp_path).doubtful(0) == pytest.approx(mark)
+    declared = tuple(map(float, mark))
+    assert create(tmp_path, invalid=declared or (1.0,)).doubtful(0) == {}
+    assert create(tmp_path, infinity=declared).doubtful(0) == ({} if declared else mark)
+    assert create(tmp_path, max_depth=50.0).doubtful(0) == {}
+
+
+def test_a_map_that_lies_otherwise_than_its_photograph_says_so(tmp_path):
+    add(tmp_path, "x", np.ones((192, 256)), size=(400, 300))
+    with pytest.raises(UnreadableFile, match=r"256x192 .*300x400, but would if it were turned"):
+        create(tmp_path)[0]
+
+
+def test_few_images_say_how_to_choose_them(tmp_path):
+    for name in "abc":
+        add(tmp_path, name, np.ones((2, 2)))
+    with pytest.raises(DataError, match=r"none of the 3 .*--config\.data\.source\.val=2:$"):
+        SOURCES.create("folder", split="val", size=(1, 1), root=str(tmp_path))
+
+
 def test_scores_of_any_sign_keep_their_order_and_their_ties(tmp_path):
     scores = RNG.normal(-40, 7, (6, 8)).astype(np.float32)
     scores[0, :3] = scores[5, 5]
@@ -335,6 +381,7 @@ def test_every_option_can_be_set_from_the_command_line():
         "scale": "0.001",
         "invalid": "0,65535",
         "max_depth": "80",
+        "rotated_bits": "3",
         "key": "depth",
         "infinity": "255",
         "train": "0:40",
@@ -349,6 +396,7 @@ def test_every_option_can_be_set_from_the_command_line():
         "scale": 0.001,
         "invalid": (0.0, 65535.0),
         "max_depth": 80.0,
+        "rotated_bits": 3,
         "key": "depth",
         "infinity": (255.0,),
         "train": "0:40",

@@ -290,6 +290,27 @@ def test_sintel_depth_that_does_not_fit_is_refused(tmp_path, change, message):
     fails(create("sintel", tmp_path), message)
 
 
+@pytest.mark.parametrize(
+    ("image", "depth"),
+    [
+        ("final", "depth"),
+        ("final", "training/depth"),
+        (
+            "MPI-Sintel-complete/training/final",
+            "MPI-Sintel-depth-training-20150305/training/depth",
+        ),
+    ],
+)
+def test_sintel_as_it_is_extracted(tmp_path, image, depth):
+    sintel_fixture.write(tmp_path / "whole")
+    for place, kind in ((image, "final"), (depth, "depth")):
+        (tmp_path / "data" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "whole/training" / kind).rename(tmp_path / "data" / place)
+    source = create("sintel", tmp_path / "data")
+    assert len(source) == 4
+    np.testing.assert_array_equal(source[3]["depth"], sintel_fixture.depth_of(3))
+
+
 # TUM
 
 
