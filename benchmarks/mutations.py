@@ -295,6 +295,28 @@ MUTATIONS = (
         ("test_the_first_and_the_last_possible_crop_occur",),
     ),
     Mutation(
+        "seed_of_augmentation",
+        "data",
+        "stage_seed(seed, 0, order)",
+        "stage_seed(seed, 1, order)",
+        ("test_order_and_augmentation_follow_from_the_seed_as_written",),
+    ),
+    Mutation(
+        "seed_of_augmentation_of_old_runs",
+        "data",
+        "if stage else seed + 1",
+        "if stage else seed + 2",
+        ("test_order_and_augmentation_follow_from_the_seed_as_written",),
+        "[1]",
+    ),
+    Mutation(
+        "epochs_of_the_next_seed",
+        "data",
+        "np.random.SeedSequence((seed, stage)).generate_state(1)[0]",
+        "seed + 1000 * stage",
+        ("test_no_epoch_of_one_seed_is_one_of_another",),
+    ),
+    Mutation(
         "shares_of_other_batches",
         "data",
         "start * processes + process",

@@ -192,7 +192,7 @@ class OptimConfig:
     weight_decay: float = setting(1e-4, least=0, step=True)
     """On convolution kernels only; decoupled for AdamW, added to the gradient for SGD."""
     warmup_steps: int = setting(0, least=0, most=2**31 - 1, step=True)
-    """Linear from zero."""
+    """Linear; the first of n such steps has 1 / (n + 1) of the rate."""
     schedule: Literal["constant", "cosine"] = setting("cosine", step=True)
     """After warm-up: constant, or half a cosine to `final_lr_scale` at the last step."""
     final_lr_scale: float = setting(0.01, least=0, step=True)

@@ -14,7 +14,7 @@ from absl import flags
 from reldepth_jax.config import Choice, Config
 from reldepth_jax.data import workers
 from reldepth_jax.data.cropping import Opened, OpenedSamples
-from reldepth_jax.data.selection import Subset, has_instances
+from reldepth_jax.data.selection import ORDER, Subset, has_instances, stage_seed
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import SOURCES
@@ -46,7 +46,12 @@ def train_sources(config: Config) -> list[Source]:
 
 
 def train_batches(
-    config: Config, sources: Sequence[Source], *, start: int, share: tuple[int, int] = (0, 1)
+    config: Config,
+    sources: Sequence[Source],
+    *,
+    start: int,
+    share: tuple[int, int] = (0, 1),
+    order: int = ORDER,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the batches of steps `start`, `start + 1`, … without end.
 
@@ -55,6 +60,7 @@ def train_batches(
         their examples alternate as `data.mix` states the shares.
       share: (p, n) reads and yields only slots b p / n to b (p + 1) / n of each batch of size b,
         which n must divide.
+      order: that of the run, as in `selection.ORDER`.
 
     Keys and shapes are those of `types.Batch`. Seeds are given to each stage explicitly, so
     that inserting a stage does not reshuffle the others.
@@ -75,7 +81,7 @@ def train_batches(
         grain.MapDataset.source(
             cast(grain.sources.RandomAccessDataSource[Opened], OpenedSamples(source))
         )
-        .shuffle(seed=seed + 1000 * number)
+        .shuffle(seed=stage_seed(seed, number + 1, order))
         .repeat()
         for number, source in enumerate(sources)
     ]
@@ -83,7 +89,7 @@ def train_batches(
     mixture = grain.MapDataset.mix(shuffled, [1 - sum(shares), *shares]) if shares else shuffled[0]
     process, processes = share
     # Parts of batches, one after another: part p of step s is number s n + p.
-    dataset = mixture.random_map(transform, seed=seed + 1).batch(
+    dataset = mixture.random_map(transform, seed=stage_seed(seed, 0, order)).batch(
         data.batch_size // processes, drop_remainder=True
     )
     # By default grain prefetches 500 batches.

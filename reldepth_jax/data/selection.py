@@ -20,6 +20,21 @@ def fixed_order(count: int) -> Int64[np.ndarray, "count"]:
     return np.argsort(np.random.Philox(0).random_raw(count), kind="stable").astype(np.int64)
 
 
+ORDER = 2
+"""How the seeds of a run's stages follow from its seed, for runs that begin now.
+
+1, up to November 2026: seeds counted on. Grain's shuffle counts epochs on from there too, so that
+epoch e + 1 of seed s was epoch e of seed s + 1.
+"""
+
+
+def stage_seed(seed: int, stage: int, order: int = ORDER) -> int:
+    """Return the seed of augmentation (stage 0), or of the order of source n (stage n + 1)."""
+    if order == 1:
+        return seed + 1000 * (stage - 1) if stage else seed + 1
+    return int(np.random.SeedSequence((seed, stage)).generate_state(1)[0])
+
+
 def held_out(count: int, size: int) -> Int64[np.ndarray, "_size"]:
     """Return which `size` of `count` samples validate, sorted: the first of `fixed_order`."""
     return np.sort(fixed_order(count)[:size])

@@ -8,29 +8,43 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reldepth_jax.checked_json import JsonError, anything, each, fields, optional, parse, sequence
+from reldepth_jax.checked_json import (
+    JsonError,
+    anything,
+    each,
+    fields,
+    optional,
+    parse,
+    sequence,
+    whole,
+)
 from reldepth_jax.config import Config, from_dict, to_dict
 from reldepth_jax.config.serialisation import plain
 from reldepth_jax.data.fingerprint import fingerprint
+from reldepth_jax.data.selection import ORDER
 from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.manifest import read_manifest, sync
 from reldepth_jax.types import Source
 
 _DATA = "data_fingerprint"
-_FIELDS = fields({_DATA: optional(sequence(each(anything)))}, others=True)
+_ORDER = "order"
+_FIELDS = fields(
+    {_DATA: optional(sequence(each(anything))), _ORDER: optional(whole(1))}, others=True
+)
 
 
 class RunError(UserError):
     """A run directory that cannot be used, in one line."""
 
 
-def describe(config: Config, sources: Sequence[Source] = ()) -> dict[str, Any]:
-    """Return the resolved configuration and the fingerprint of the data as plain values.
+def describe(config: Config, sources: Sequence[Source] = (), order: int = ORDER) -> dict[str, Any]:
+    """Return the resolved configuration, the data's fingerprint and the order as plain values.
 
     They are what the file of the configuration holds, and each manifest under `config`.
     """
-    return to_dict(config) | {_DATA: [fingerprint(source) for source in sources]}
+    data = [fingerprint(source) for source in sources]
+    return to_dict(config) | {_DATA: data, _ORDER: order}
 
 
 def load_config(folder: pathlib.Path) -> Config | None:
@@ -88,7 +102,7 @@ def read_config(folder: pathlib.Path) -> tuple[dict[str, Any] | None, str]:
 def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] = ()) -> None:
     """Write `describe` to its file, whole or not at all, unless it is there already."""
     path = folder / layout.CONFIG
-    content = json.dumps(describe(config, sources), indent=2) + "\n"
+    content = json.dumps(describe(config, sources, saved_order(folder)), indent=2) + "\n"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == content:
             return
@@ -99,6 +113,21 @@ def save_config(folder: pathlib.Path, config: Config, sources: Sequence[Source] 
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync(folder)
+
+
+def saved_order(folder: pathlib.Path) -> int:
+    """Return the order (`data.selection.ORDER`) of the run in a directory, or of one begun now."""
+    values, lost = read_config(folder)
+    if values is None and not lost:
+        return ORDER
+    # Runs from before it was recorded are in the first one.
+    order = (values or {}).get(_ORDER) or 1
+    if order > ORDER:
+        raise RunError(
+            f"{folder / layout.CONFIG}: {_ORDER} is {order}, this version knows 1 to {ORDER};"
+            " update reldepth_jax"
+        )
+    return order
 
 
 def require_same(folder: pathlib.Path, config: Config, sources: Sequence[Source]) -> None:
@@ -142,7 +171,7 @@ def _sealed(folder: pathlib.Path) -> tuple[int, dict[str, Any] | None]:
 
 def _from_values(values: dict[str, Any], path: pathlib.Path) -> Config:
     try:
-        return from_dict({name: value for name, value in values.items() if name != _DATA})
+        return from_dict({k: value for k, value in values.items() if k not in (_DATA, _ORDER)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 

@@ -20,7 +20,10 @@ def everything(path: tuple[Any, ...], variable: Any) -> bool:
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Return step -> learning rate of the new layers: linear warm-up, then constant or cosine."""
+    """Return step -> learning rate of the new layers: linear warm-up, then constant or cosine.
+
+    The first of w steps of warm-up has 1 / (w + 1) of the rate: none would be a step for nothing.
+    """
     if config.schedule == "constant":
         after = optax.constant_schedule(config.learning_rate)
     else:
@@ -29,7 +32,8 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
         )
     if config.warmup_steps == 0:
         return after
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    first = config.learning_rate / (config.warmup_steps + 1)
+    warmup = optax.linear_schedule(first, config.learning_rate, config.warmup_steps)
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 

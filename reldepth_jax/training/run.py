@@ -38,6 +38,7 @@ from reldepth_jax.run_dir.saved_config import (
     read_config,
     require_same,
     save_config,
+    saved_order,
 )
 from reldepth_jax.training import loop, optimizer, targets
 from reldepth_jax.training.distributed import processes
@@ -86,9 +87,11 @@ def train(
         processes.require_equal(json.dumps([*map(fingerprint, sources)]), "training data")
     runtime.keep_compiled()
     with contextlib.ExitStack() as held:
+        order = 0
         with processes.agreed():
             if processes.is_first():
                 require_same(run_dir, config, sources)
+                order = saved_order(run_dir)
                 require_trainable(config, run_dir, sources)
                 remarks = survey.lines()
                 held.enter_context(own(run_dir))
@@ -97,10 +100,12 @@ def train(
             SkipUnreadable(source, number, log, config.data.crop)
             for number, source in enumerate(sources)
         ]
+        # The first process alone knows it.
+        order = processes.agree(order)
         if processes.is_first():
             report = Report(run_dir, console, remarks)
-            return _lead(config, run_dir, report, watched, validation, devices)
-        return _follow(config, watched, devices)
+            return _lead(config, run_dir, report, watched, validation, devices, order)
+        return _follow(config, watched, devices, order)
 
 
 def _lead(
@@ -110,10 +115,11 @@ def _lead(
     sources: Sequence[SkipUnreadable],
     validation: Source,
     devices: Devices,
+    order: int,
 ) -> int:
     """Train in the first process, which alone restores, validates, saves and reports."""
     checkpoints = Checkpoints(run_dir / layout.CHECKPOINTS, keep=config.train.keep)
-    described = describe(config, sources)
+    described = describe(config, sources, order)
     whdr: dict[int, float] = {}
 
     def log(step: int, numbers: dict[str, float]) -> None:
@@ -176,6 +182,7 @@ def _lead(
                 config,
                 sources,
                 devices,
+                order,
                 interrupt,
                 warn=report.worker_died,
                 validate=validate,
@@ -202,7 +209,7 @@ def _lead(
         return interrupt.exit_code
 
 
-def _follow(config: Config, sources: Sequence[SkipUnreadable], devices: Devices) -> int:
+def _follow(config: Config, sources: Sequence[SkipUnreadable], devices: Devices, order: int) -> int:
     """Take the steps of the first process in another one; return 0: the first one's code counts."""
     name = f"process {jax.process_index()}"
 
@@ -218,6 +225,7 @@ def _follow(config: Config, sources: Sequence[SkipUnreadable], devices: Devices)
             config,
             sources,
             devices,
+            order,
             interrupt,
             warn=say,
             validate=lambda state: None,
@@ -233,6 +241,7 @@ def _take_steps(
     config: Config,
     sources: Sequence[SkipUnreadable],
     devices: Devices,
+    order: int,
     interrupt: Interrupt,
     *,
     warn: Callable[[str], None],
@@ -242,7 +251,7 @@ def _take_steps(
     several, first_step = processes.several(), int(state.step)
     share = jax.process_index(), jax.process_count()
     fetcher = Fetcher(
-        lambda step: train_batches(config, sources, start=step, share=share),
+        lambda step: train_batches(config, sources, start=step, share=share, order=order),
         first_step,
         timeout=config.data.timeout,
         interrupt=interrupt,

@@ -129,10 +129,11 @@ def make_train_step(
 
     def objective(
         params: nnx.State, frozen: nnx.State, stats: nnx.State, batch: Batch, pairs: Pairs
-    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], nnx.State]]:
+    ) -> tuple[Float[Array, ""], tuple[Any, nnx.State]]:
         score, stats = forward(params, frozen, stats, batch["image"])
-        whdr = sampled_whdr(score, batch, pairs, sigma=sigma)
-        return loss(score, batch, pairs), (whdr, stats)
+        # Counts, whose ratio is that of the whole batch when parts of it are averaged.
+        errors = _sampled_errors(score, batch, pairs, sigma=sigma)
+        return loss(score, batch, pairs), (errors, stats)
 
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
@@ -142,10 +143,10 @@ def make_train_step(
         learnt, frozen = nnx.split_state(state.params, trained, ...)
 
         def part(stats: nnx.State, part: tuple[Batch, Pairs]) -> tuple[nnx.State, Any]:
-            (value, (whdr, stats)), grads = value_and_grad(learnt, frozen, stats, *part)
-            return stats, (value, whdr, grads)
+            (value, (errors, stats)), grads = value_and_grad(learnt, frozen, stats, *part)
+            return stats, (value, errors, grads)
 
-        stats, (value, whdr, grads) = _mean_over_parts(
+        stats, (value, errors, grads) = _mean_over_parts(
             part, state.stats, (batch, pairs), accumulate
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, learnt)
@@ -162,7 +163,7 @@ def make_train_step(
         in_a_row = (state.skipped_in_a_row + 1) * bad
         metrics = {
             "loss": value,
-            "whdr": whdr,
+            "whdr": _share(errors),
             "grad_norm": grad_norm,
             "finite": finite.astype(jnp.float32),
             "degenerate": degenerate(loss, batch),
@@ -205,8 +206,20 @@ def sampled_whdr(
     score: Float[Array, "b h w"], batch: Batch, pairs: Pairs, *, sigma: float
 ) -> Float[Array, ""]:
     """Return the share of wrongly ordered ones among the valid unequal pairs; ties are wrong."""
+    return _share(_sampled_errors(score, batch, pairs, sigma=sigma))
+
+
+def _sampled_errors(
+    score: Float[Array, "b h w"], batch: Batch, pairs: Pairs, *, sigma: float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return how many of the valid unequal pairs are wrongly ordered, and how many there are."""
     relation, counted = label(batch, pairs, sigma=sigma)
     score_i, score_j = gather(score, pairs)
     counted &= relation != 0
     wrong = counted & ~((score_i - score_j) * relation > 0)
-    return jnp.sum(wrong) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.sum(wrong, dtype=jnp.float32), jnp.sum(counted, dtype=jnp.float32)
+
+
+def _share(errors: tuple[Float[Array, ""], Float[Array, ""]]) -> Float[Array, ""]:
+    wrong, counted = errors
+    return wrong / jnp.where(counted > 0, counted, 1.0)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import grain
 import numpy as np
 import pytest
 
@@ -149,6 +150,51 @@ def test_seed_changes_the_order():
     config = make_config()
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=1))
     assert not same(batches(config, 0, 2), batches(other, 0, 2))
+
+
+def augmentation(seed: int, slot: int) -> np.random.Generator:
+    """Return grain's generator of a slot: Philox with the seed as key and the slot as counter."""
+    bits = np.random.Philox(seed)
+    state = bits.state
+    state["state"]["counter"] = np.array([0, 0, 0, slot], np.uint64)
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def hashed(seed: int, stage: int) -> int:
+    return int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_order_and_augmentation_follow_from_the_seed_as_written(order: int):
+    """Runs go on as they began, also those from before orders were recorded (1)."""
+    mixed = (MixedSource(source=Choice("synthetic"), share=0.5),)
+    config = make_config(zoom=(1.0, 1.5), batch_size=1, mix=mixed)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=5))
+    seeds = (5, 1005, 6) if order == 1 else (hashed(5, 1), hashed(5, 2), hashed(5, 0))
+    sources = [Ramps(7, 40, 70), Ramps(5, 48, 64)]
+    orders = [
+        grain.MapDataset.range(len(source)).shuffle(seed=seed).repeat()
+        for source, seed in zip(sources, seeds, strict=False)
+    ]
+    found = list(itertools.islice(train_batches(config, sources, start=0, order=order), 20))
+    transform = TrainTransform((32, 64), (1.0, 1.5))
+    for slot, batch in enumerate(found):
+        source, place = slot % 2, slot // 2
+        sample = sources[source][orders[source][place]]
+        expected = transform(sample, augmentation(seeds[2], slot))
+        for name, value in expected.items():
+            np.testing.assert_array_equal(batch[name][0], value)
+
+
+def test_no_epoch_of_one_seed_is_one_of_another():
+    orders = set()
+    for seed in range(4):
+        config = make_config(batch_size=1)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+        indices = [int(b["image"][0, 0, 0, 2]) for b in batches(config, 0, 37 * 3)]
+        orders |= {tuple(indices[k : k + 37]) for k in (0, 37, 74)}
+    assert len(orders) == 12
 
 
 def test_every_epoch_shows_every_sample_once():

@@ -29,7 +29,9 @@ from reldepth_jax.run_dir.saved_config import (
     read_config,
     require_same,
     save_config,
+    saved_order,
 )
+from reldepth_jax.training import run
 from tests.fixtures.training import as_script, config, newest, train
 
 FREE = {
@@ -121,18 +123,18 @@ def folder_of(root: pathlib.Path, names: str) -> Config:
 
 
 def test_data_may_lie_elsewhere_but_must_be_the_same(tmp_path: pathlib.Path):
-    run = tmp_path / "run"
+    workdir = tmp_path / "run"
     short = {"steps": 2, "checkpoint_every": 1}
 
     def train_on(name: str, files: str) -> int:
         settings = folder_of(tmp_path / name, files)
         times = dataclasses.replace(settings.train, **short)
-        return train(dataclasses.replace(settings, train=times), run)[0]
+        return train(dataclasses.replace(settings, train=times), workdir)[0]
 
     assert train_on("here", "abcde") == 0
     short["steps"] = 3
     assert train_on("there", "abcde") == 0
-    assert newest(run) == 3
+    assert newest(workdir) == 3
     for name, files, told in (
         ("more", "abcdefghij", r"3 samples, names \w+ -> 6 samples, names \w+"),
         ("renamed", "abxyz", r"3 samples, names \w+ -> 3 samples, names \w+"),
@@ -296,3 +298,51 @@ def test_a_lost_configuration_that_no_checkpoint_holds_is_told(tmp_path: pathlib
         "config.json is missing, and no checkpoint holds it: it is not known what the run began"
         " with\ncontinuing at step 2"
     ) in said
+
+
+def test_a_run_keeps_the_order_that_it_began_with(tmp_path: pathlib.Path):
+    assert saved_order(tmp_path) == 2
+    save_config(tmp_path, config())
+    path = tmp_path / "config.json"
+    held = json.loads(path.read_text())
+    assert held.pop("order") == saved_order(tmp_path) == 2
+    # As versions before this one wrote it; a start writes it again.
+    path.write_text(json.dumps(held))
+    assert saved_order(tmp_path) == 1
+    save_config(tmp_path, config())
+    assert json.loads(path.read_text())["order"] == saved_order(tmp_path) == 1
+    held_config = load_config(tmp_path)
+    assert held_config is not None
+    assert not differences(held_config, config())
+    for order, said in ((3, "this version knows 1 to 2; update"), ("2", "order: "), (0, "order: ")):
+        path.write_text(json.dumps(held | {"order": order}))
+        with pytest.raises(RunError, match=said):
+            saved_order(tmp_path)
+
+
+def test_the_order_of_a_lost_configuration_is_that_of_the_checkpoint(tmp_path: pathlib.Path):
+    path = run_of(tmp_path / "new", config())
+    path.unlink()
+    assert saved_order(tmp_path / "new") == 2
+    # Checkpoints that do not hold the configuration are older than the second order.
+    path = run_of(tmp_path / "old", config(), sealed=False)
+    path.unlink()
+    assert saved_order(tmp_path / "old") == 1
+
+
+def test_an_old_run_is_continued_in_its_order(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, real = [], run.train_batches
+
+    def train_batches(*arguments: Any, **rest: Any) -> Any:
+        asked.append(rest["order"])
+        return real(*arguments, **rest)
+
+    monkeypatch.setattr(run, "train_batches", train_batches)
+    assert train(config(train__steps=1), tmp_path)[0] == 0
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"order": 1}))
+    assert train(config(train__steps=2), tmp_path)[0] == 0
+    assert asked == [2, 1]
+    assert saved_order(tmp_path) == 1

@@ -14,9 +14,10 @@ from reldepth_jax.training import optimizer
 
 
 def test_schedule_warms_up_and_decays_as_written():
-    config = OptimConfig(learning_rate=0.4, warmup_steps=10, final_lr_scale=0.1)
-    schedule = optimizer.make_schedule(config, 110)
-    expected = {0: 0.0, 5: 0.2, 10: 0.4, 60: 0.4 * (0.1 + 0.9 * 0.5), 110: 0.04}
+    config = OptimConfig(learning_rate=0.4, warmup_steps=9, final_lr_scale=0.1)
+    schedule = optimizer.make_schedule(config, 109)
+    # The first step learns too.
+    expected = {0: 0.04, 4: 0.2, 8: 0.36, 9: 0.4, 59: 0.4 * (0.1 + 0.9 * 0.5), 109: 0.04}
     for step, rate in expected.items():
         assert schedule(step) == pytest.approx(rate, rel=1e-5)
     constant = optimizer.make_schedule(OptimConfig(learning_rate=0.4, schedule="constant"), 110)

@@ -65,10 +65,11 @@ def four_images(config: Config) -> tuple[TrainState, Batch]:
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(parts: int):
     state, batch = four_images(TINY)
+    # Few unequal pairs in the last image: the mean of the parts' shares would be another one.
+    batch["depth"] = batch["depth"].at[3, :, 4:].set(1.0)
     whole, metrics = one_step(TINY)(state, batch)
     got, in_parts = one_step(TINY, parts)(state, batch)
-    # Parts have not quite as many unequal pairs, which counts for the mean of their shares.
-    for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-4), ("whdr", 1e-2)):
+    for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-4), ("whdr", 1e-6)):
         assert float(in_parts[name]) == pytest.approx(float(metrics[name]), rel=tolerance)
     moved = 0.0
     for before, one, other in zip(
