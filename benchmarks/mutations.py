@@ -106,6 +106,14 @@ MUTATIONS = (
         "0-sgrl",
     ),
     Mutation(
+        "sgrl_smallest_disparity",
+        "losses",
+        "_SMALLEST_DISPARITY = 1e-6",
+        "_SMALLEST_DISPARITY = 1e-5",
+        ("test_sgrl_adds_a_millionth_of_the_nearest_disparity",),
+        "False",
+    ),
+    Mutation(
         "youtube3d_keeps_the_easiest",
         "losses",
         "jnp.where(counted, -losses, jnp.inf)",
@@ -157,6 +165,28 @@ MUTATIONS = (
         "strength >= self.threshold",
         ("test_edge_guided_pairs_are_distributed_as_by_brute_force",),
         "0-signs0",
+    ),
+    Mutation(
+        "gray_of_other_weights",
+        "samplers",
+        "77 * red + 150 * green + 29 * blue",
+        "85 * red + 85 * green + 85 * blue",
+        ("test_gray_weighs_colours_by_rec_601",),
+        "0.525 or 0.205",
+    ),
+    Mutation(
+        "mixture_begins_with_the_first_sampler",
+        "samplers",
+        "(np.arange(n) + 0.5) / n",
+        "np.arange(n) / n",
+        ("test_every_beginning_of_a_mixture_has_the_samplers_in_their_shares",),
+    ),
+    Mutation(
+        "mixture_of_other_shares",
+        "samplers",
+        "num_pairs: tuple[int, ...] = (1000, 2000)",
+        "num_pairs: tuple[int, ...] = (2000, 1000)",
+        ("test_a_mixture_has_one_random_pair_to_two_across_edges_unless_told_otherwise",),
     ),
     Mutation(
         "pair_counts_with_one_point",

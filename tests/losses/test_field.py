@@ -319,6 +319,20 @@ def test_equal_pairs_are_dropped_as_well_by_youtube3d_and_by_sgrl_never():
     assert gradient[0, 0, 1] > 0
 
 
+@pytest.mark.parametrize(("far", "equal"), [(5e7, True), (2.5e7, False)])
+def test_sgrl_adds_a_millionth_of_the_nearest_disparity(far: float, equal: bool):
+    """Beside a point at infinity: (1 / far + 1e-6) / 1e-6 is 1.02 and 1.04; sigma is 0.03."""
+    depth, mask = np.full(SHAPE, far, np.float32), np.ones(SHAPE, bool)
+    depth[:, 0, 0], depth[:, 0, 1] = 1.0, np.inf
+    pairs = np.full((*SHAPE[:1], PAIRS, 3), (1, 2, UNKNOWN))
+    score = np.zeros(SHAPE, np.float32)
+    score[:, 0, 1] = 3.0
+    expected = 9.0 if equal else math.log1p(math.exp(-3))
+    np.testing.assert_allclose(
+        evaluate("sgrl", score, depth, mask, pairs)[0], expected, rtol=RELATIVE
+    )
+
+
 def test_sgrl_holds_far_points_beyond_a_millionth_of_the_nearest_disparity_equal():
     depth, mask = np.full(SHAPE, 1e9, np.float32), np.ones(SHAPE, bool)
     depth[:, 0, 0], depth[:, 0, 1] = 1.0, np.inf

@@ -183,6 +183,23 @@ def test_gray_sees_an_edge_between_colours_of_equal_red_and_red_does_not():
     assert draw("edge_guided", red, channel="red").valid.mean() > 0.5
 
 
+@pytest.mark.parametrize(
+    ("threshold", "seen"),
+    [(0.525, "green"), (0.5, "red green"), (0.205, "red green"), (0.185, "red green blue")],
+)
+def test_gray_weighs_colours_by_rec_601(threshold: float, seen: str):
+    """Edges of 200 in one colour: red has 0.299 / 0.587 of green's gradient, blue 0.114 / 0.587."""
+    image = np.zeros((1, 20, 90, 3), np.uint8)
+    for colour in range(3):
+        image[:, :, 30 * colour + 10 : 30 * colour + 20, colour] = 200
+    pairs = draw(
+        "edge_guided", make_batch(image), num_pairs=900, distances=(1, 2), threshold=threshold
+    )
+    # At most 3 columns from an edge.
+    found = np.unique(valid_points(pairs, 90)[:, 1::2] // 30)
+    assert " ".join(("red", "green", "blue")[colour] for colour in found) == seen
+
+
 @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (201, 77, 33)])
 def test_an_image_of_one_colour_has_no_edge(color: tuple[int, int, int]):
     flat = np.broadcast_to(np.array(color, np.uint8), (1, 16, 20, 3))
@@ -356,7 +373,21 @@ def test_every_beginning_of_a_mixture_has_the_samplers_in_their_shares():
     pairs = draw("mixture", batch, num_pairs=(300, 900))
     assert pairs.valid.shape == (1, 1200)
     sums = np.cumsum(np.asarray(pairs.valid[0]))
-    assert np.abs(sums - np.arange(1, 1201) / 4).max() <= 1
+    # No closer: a share of a pair does not exist.
+    assert np.abs(sums - np.arange(1, 1201) / 4).max() <= 0.5
+
+
+def test_a_mixture_has_one_random_pair_to_two_across_edges_unless_told_otherwise():
+    gray = np.zeros((1, 40, 100), np.uint8)
+    gray[:, :, 50:] = 255
+    batch = make_batch(gray, np.tile(np.arange(100) < 50, (1, 40, 1)))
+    pairs = draw("mixture", batch)
+    assert pairs.valid.shape == (1, 3000)
+    # Of uniform pairs both points are valid, of the other ones those on the left side.
+    points = valid_points(pairs, 100)
+    across = (points[:, 1] > 18) & (points[:, 3] > 18) & (points[:, 0] == points[:, 2])
+    assert abs(len(points) - 1000 - 2000 / 3) < 60
+    assert across.sum() > 400
 
 
 def test_a_mixture_holds_the_pairs_of_its_samplers():
