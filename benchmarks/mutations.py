@@ -386,15 +386,15 @@ MUTATIONS = (
     Mutation(
         "tensor_read_at_the_begin",
         "weights",
-        "8 + length + begin",
+        '8 + length + header[name]["data_offsets"][0]',
         "8 + length",
         ("test_the_layout_that_the_malformed_ones_vary_is_read",),
     ),
     Mutation(
         "prefix_of_some_dropped",
         "weights",
-        'all(name.startswith("module.")',
-        'any(name.startswith("module.")',
+        "if all(n.startswith(p) for n in short)",
+        "if any(n.startswith(p) for n in short)",
         ("test_a_prefix_that_only_some_names_have_stays",),
     ),
     Mutation(
@@ -408,8 +408,8 @@ MUTATIONS = (
     Mutation(
         "tensor_counts_as_one_number",
         "weights",
-        "value.numel() * value.element_size()",
-        "value.element_size()",
+        "math.prod(value.shape) * dtype.itemsize",
+        "dtype.itemsize",
         ("test_tensors_that_lie_about_their_storage_are_refused",),
         "expanded",
     ),

@@ -6,6 +6,7 @@ Images 64x96.
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,11 @@ from flax import nnx
 from torch import nn
 
 from reldepth_jax.models.abstract import abstract_network
+from reldepth_jax.models.encoders.efficientnet_lite import InvertedResidual
 from reldepth_jax.models.layers import max_pool_3x3
 from reldepth_jax.registry import ENCODERS
 from tests.references.torch_efficientnet_lite import SCALES, TorchEfficientNetLite
+from tests.references.torch_efficientnet_lite import InvertedResidual as TorchBlock
 from tests.references.torch_resnet import RESNETS, TorchResNet
 from tests.references.transfer import as_torch, load, randomise
 
@@ -133,6 +136,70 @@ def test_features_agree(name: str, parity: Callable[..., None]):
     graph, state = nnx.split(nnx.view(model, use_running_average=True))
     taps = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, x)
     parity(f"{name}: features", named(taps), named(expected), FORWARD)
+
+
+@pytest.mark.parametrize("name", [name for name in SCALES if name in ELSEWHERE])
+def test_blocks_are_those_of_the_reference(name: str):
+    """What each block is, without compiling it; what such blocks compute is compared above."""
+    module, model = make_pair.__wrapped__(name)
+    ours = dict(nnx.iter_modules(model))
+    theirs = {path.replace(".", "/"): part for path, part in module.named_modules() if path}
+    found = {"/".join(map(str, path)): part for path, part in ours.items() if path}
+    compared = 0
+    for path, part in theirs.items():
+        if isinstance(part, nn.Conv2d):
+            conv = found[path]
+            assert isinstance(conv, nnx.Conv)
+            assert (conv.kernel_size, conv.strides) == (part.kernel_size, part.stride[0]), path
+            assert (conv.feature_group_count, conv.bias) == (part.groups, None), path
+            assert conv.padding == "SAME"
+        elif isinstance(part, nn.BatchNorm2d):
+            norm = found[path]
+            assert isinstance(norm, nnx.BatchNorm)
+            assert part.momentum is not None
+            assert (norm.epsilon, norm.momentum) == (part.eps, 1 - part.momentum), path
+        elif hasattr(part, "has_skip"):
+            assert getattr(found[path], "has_skip") == part.has_skip, path  # noqa: B009
+        else:
+            continue
+        compared += 1
+    assert compared > 100
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "height", "width"), [(5, 2, 8, 10), (3, 2, 7, 8), (3, 1, 6, 5)]
+)
+def test_a_block_has_the_padding_and_the_epsilon_of_tensorflow(
+    size: int, stride: int, height: int, width: int, parity: Callable[..., None]
+):
+    rng = np.random.default_rng(size)
+    x = rng.normal(size=(2, height, width, 6)).astype(np.float32)
+    block = InvertedResidual(
+        6, 6, size, stride, expansion=2, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0)
+    )
+
+    def reference(**quirks: Any) -> np.ndarray:
+        sizes = (6, 6, size, stride, 2)
+        module = TorchBlock(*sizes, **{"eps": 1e-3, "same_padding": True} | quirks)
+        randomise(module, seed=1)
+        # Small variances, beside which epsilon counts.
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.mul_(0.02)
+        load(block, module)
+        with torch.no_grad():
+            return channels_last(module.double().eval()(to_torch(x)))
+
+    others = [reference(eps=1e-5)]
+    if stride == 2:
+        others.append(reference(same_padding=False))
+    expected = reference()
+    graph, state = nnx.split(nnx.view(block, use_running_average=True))
+    got = np.asarray(jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, x))
+    parity(f"block {size}x{size}, stride {stride}", {"y": got}, {"y": expected}, FORWARD)
+    # The quirks can be seen.
+    for other in others:
+        assert np.abs(other - expected).max() > 100 * FORWARD * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
