@@ -8,9 +8,12 @@ import collections
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
+from reldepth_jax.data.cropping import Crop, OpenedPhotograph
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading.files import UndeclaredValues
 from reldepth_jax.errors import UserError
@@ -19,7 +22,7 @@ from reldepth_jax.types import Source
 SAMPLES = 8
 """Of each source that are read."""
 SECONDS = 5.0
-"""After which no further one is begun, nor waited for."""
+"""After which none is waited for; after half of it no further one is begun."""
 
 
 class Survey:
@@ -48,7 +51,7 @@ class Survey:
     def _run(self) -> None:
         try:
             for source in self._sources:
-                line = share_line(source, self._until)
+                line = share_line(source, self._until - SECONDS / 2)
                 if line:
                     self._lines.append(line)
         except UndeclaredValues as error:
@@ -56,6 +59,23 @@ class Survey:
         except Exception:
             # Training meets it again, and tells it where it can be told.
             return
+
+
+def _read(
+    source: Any, index: int
+) -> tuple[Bool[np.ndarray, "h w"], dict[str, float], dict[str, float]]:
+    """Return where a sample has ground truth, and what its source tells of its maps.
+
+    Of a data set in files the photograph is not decoded.
+    """
+    if not hasattr(source, "record"):
+        return source[index]["mask"], {}, {}
+    record = source.record(index)
+    opened: OpenedPhotograph = source.interpret(record)
+    mask = opened.truth(Crop(opened.size, opened.size, (0, 0), opened.size))["mask"]
+    told = (getattr(source, name, None) for name in ("left_out", "doubtful"))
+    left_out, doubtful = (each(record["maps"]) if each else {} for each in told)
+    return mask, left_out, doubtful
 
 
 def place(source: Source) -> str:
@@ -76,10 +96,7 @@ def share_line(source: Source, until: float) -> str:
         if time.monotonic() > until:
             break
         try:
-            mask = source[index]["mask"]
-            left_out, doubtful = (
-                getattr(source, name, lambda index: {})(index) for name in ("left_out", "doubtful")
-            )
+            mask, left_out, doubtful = _read(source, index)
         except UndeclaredValues:
             raise
         except UserError:

@@ -64,7 +64,7 @@ def test_what_cannot_be_read_or_has_no_maps_is_passed_over(tmp_path):
 def test_a_slow_disk_delays_the_start_by_a_fixed_time(tmp_path, monkeypatch):
     source = folder(tmp_path, [np.ones((2, 2))])
     held = threading.Event()
-    monkeypatch.setattr(type(source), "open", lambda *_: held.wait(9))
+    monkeypatch.setattr(type(source), "record", lambda *_: held.wait(9))
     monkeypatch.setattr(survey, "SECONDS", 0.2)
     began = time.monotonic()
     assert Survey([source]).lines() == []

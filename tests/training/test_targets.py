@@ -166,7 +166,8 @@ def test_what_mae_compares_on_redweb(values):
     target = (rd - low) / (high - low)
     score = np.random.default_rng(1).normal(size=rd.shape)
     wanted = np.abs(score - target).mean()
-    none = Pairs(*jnp.zeros((2, 2, 1), jnp.int32), jnp.zeros((2, 1), bool))
+    places = jnp.zeros((2, 1), jnp.int32)
+    none = Pairs(places, places, places > 0)
     got = float(loss(jnp.asarray(score, jnp.float32), batch, none))
     assert got == pytest.approx(wanted, rel=1e-5)
 

@@ -139,9 +139,9 @@ class Examination:
         shares: dict[str, list[float]] = {}
         for samples, index in examined[:: max(1, len(examined) // 8)][:8]:
             with contextlib.suppress(UserError):
-                for value, share in getattr(samples.source, "doubtful", lambda index: {})(
-                    index
-                ).items():
+                doubtful = getattr(samples.source, "doubtful", None)
+                maps = samples.source.record(index)["maps"] if doubtful else {}
+                for value, share in doubtful(maps).items() if doubtful else ():
                     shares.setdefault(value, []).append(share)
         for value, found in shares.items():
             message = (

@@ -89,7 +89,7 @@ def find(
     photographs = one.find(io.IMAGE_SUFFIXES, other)
     found = {"photographs": photographs, "maps": other.find(io.MAP_SUFFIXES, one)}
     if seconds > 0:
-        return nearest_in_time(root, *found.values(), seconds)
+        return nearest_in_time(root, photographs, found["maps"], seconds)
     try:
         names = files.common_names(root, found)
     except DataError as error:

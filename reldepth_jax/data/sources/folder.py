@@ -191,9 +191,9 @@ class Folder(DataSetSource):
         depth = np.where(infinite, np.float32(np.inf), depth)
         return {"depth": np.where(mask, depth, np.float32(0)), "mask": mask}
 
-    def left_out(self, index: int) -> dict[str, float]:
+    def left_out(self, maps: Maps) -> dict[str, float]:
         """Return the share of the pixels of a map that do not count, by reason."""
-        values = io.as_float(self.record(index)["maps"]["depth"])
+        values = io.as_float(maps["depth"])
         counts = ~_among(values, self.infinity)
         declared = counts & _among(values, self.invalid or ())
         nothing = counts & ~declared & np.isnan(values)
@@ -206,19 +206,19 @@ class Folder(DataSetSource):
             found[f"beyond max_depth={self.max_depth:g}"] = beyond
         return {reason: float(where.mean()) for reason, where in found.items() if where.any()}
 
-    def doubtful(self, index: int) -> dict[str, float]:
+    def doubtful(self, maps: Maps) -> dict[str, float]:
         """Return the share of the pixels that count, though their value is often a mark, by words.
 
         The largest value of integers, and what is beyond 10^9, may mean "no reading" or "sky".
         """
-        stored = self.record(index)["maps"]["depth"]
+        stored = maps["depth"]
+        if self.polarity != "depth" or self.max_depth:
+            return {}
         largest = float(np.iinfo(stored.dtype).max) if stored.dtype.kind in "ui" else 1e9
         values = io.as_float(stored)
         found = (values >= largest) & ~_among(values, (*(self.invalid or ()), *self.infinity))
         share = float(found.mean())
-        if self.polarity != "depth" or self.max_depth or share < _MARKED:
-            return {}
-        return {f"{values[found].max():g}": share}
+        return {f"{values[found].max():g}": share} if share >= _MARKED else {}
 
     @property
     def _is_ordinal(self) -> bool:
@@ -307,4 +307,6 @@ class Folder(DataSetSource):
 
 def _among(values: Shaped[np.ndarray, "*n"], some: tuple[float, ...]) -> Bool[np.ndarray, "*n"]:
     """Return where `values` are one of `some`, which are compared as float32."""
+    if not some:
+        return np.zeros(values.shape, np.bool_)
     return np.isin(values, np.array(some, np.float32))

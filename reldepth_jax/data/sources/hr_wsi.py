@@ -11,7 +11,6 @@ for each instance and 0 elsewhere.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 
@@ -71,7 +70,10 @@ class HRWSI(DataSetSource):
     instance_folder: str = "instance_masks"
     """Where they are, beside `imgs`."""
 
-    depth_is: ClassVar[DepthIs] = "disparity"
+    @property
+    def depth_is(self) -> DepthIs:
+        """What depth is known to be."""
+        return "disparity"
 
     def __post_init__(self) -> None:
         if self.instances and self.prepared:

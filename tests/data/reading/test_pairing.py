@@ -1,5 +1,6 @@
 """Names and layouts as people have them."""
 
+import os
 import pathlib
 import re
 import unicodedata
@@ -19,9 +20,9 @@ def touch(root: pathlib.Path, *names: str) -> None:
         (root / name).write_bytes(b"x")
 
 
-def pairs(root: pathlib.Path, *places: str, **options) -> list[tuple[str, str]]:
-    found = pairing.find(root, *places, **options)
-    return [tuple(str(pathlib.Path(p).relative_to(root)) for p in two) for _, *two in found]
+def pairs(root: pathlib.Path, images: str, maps: str, **options) -> list[tuple[str, str]]:
+    found = pairing.find(root, images, maps, **options)
+    return [(os.path.relpath(one, root), os.path.relpath(other, root)) for _, one, other in found]
 
 
 @pytest.mark.parametrize(

@@ -225,11 +225,13 @@ def test_rotated_bits_of_sun_rgbd_are_turned_back(tmp_path):
 )
 def test_values_that_are_often_marks_are_doubted(tmp_path, values, mark):
     add(tmp_path, "x", values[None])
-    assert create(tmp_path).doubtful(0) == pytest.approx(mark)
+    assert create(tmp_path).doubtful({"depth": values[None]}) == pytest.approx(mark)
     declared = tuple(map(float, mark))
-    assert create(tmp_path, invalid=declared or (1.0,)).doubtful(0) == {}
-    assert create(tmp_path, infinity=declared).doubtful(0) == ({} if declared else mark)
-    assert create(tmp_path, max_depth=50.0).doubtful(0) == {}
+    assert create(tmp_path, invalid=declared or (1.0,)).doubtful({"depth": values[None]}) == {}
+    assert create(tmp_path, infinity=declared).doubtful({"depth": values[None]}) == (
+        {} if declared else mark
+    )
+    assert create(tmp_path, max_depth=50.0).doubtful({"depth": values[None]}) == {}
 
 
 def test_a_map_that_lies_otherwise_than_its_photograph_says_so(tmp_path):
@@ -266,7 +268,7 @@ def test_scores_of_any_sign_keep_their_order_and_their_ties(tmp_path):
 def test_what_does_not_count_is_told_by_reason(tmp_path):
     add(tmp_path, "x", np.array([[0, 0, 1, 2, 90, 91, 92, np.nan, 255, 3]], np.float32))
     source = create(tmp_path, invalid=(0.0,), max_depth=80.0, infinity=(255.0,))
-    assert source.left_out(0) == pytest.approx(
+    assert source.left_out(source.record(0)["maps"]) == pytest.approx(
         {"declared invalid": 0.2, "not a number": 0.1, "beyond max_depth=80": 0.3}
     )
     assert source[0]["mask"].mean() == pytest.approx(0.4)
