@@ -17,7 +17,7 @@ beside a depth map. Relation +1 means that the first point is farther, -1 that i
 both are equally far. Coordinates are pixels from 0, row before column.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import (
     Literal,
     NamedTuple,
@@ -153,12 +153,35 @@ class Source(Protocol):
         ...
 
 
+class Tokens(NamedTuple):
+    """What a transformer knows of each patch, and its class token: one tap of an encoder."""
+
+    patches: Float[Array, "b h w c"]
+    summary: Float[Array, "b 1 1 c"]
+
+
+class DropPath(NamedTuple):
+    """Blocks of a transformer that a training step leaves out (stochastic depth)."""
+
+    key: Key[Array, ""]
+    share: float
+    """Of the images, for the last block; it grows linearly from 0 for the first one."""
+
+
 @runtime_checkable
 class Encoder(Protocol):
-    """Four feature maps at strides 4, 8, 16 and 32, finest first, with these channels."""
+    """Four taps, finest first, with these channels: maps at strides 4, 8, 16 and 32, or tokens.
+
+    An attribute `tokens`, if there is one, says which taps are `Tokens`. Sides of images are
+    multiples of 32; of a transformer's patch, or of another number, if it is registered with
+    `patch=14` or `multiple=16`. A transformer with `blocks` says how many, and takes a `DropPath`
+    as second argument.
+    """
 
     channels: tuple[int, int, int, int]
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"]
+    ) -> Sequence[Float[Array, "b _h _w _c"] | Tokens]:
         """Return the taps for images normalised as the encoder's weights expect."""
         ...

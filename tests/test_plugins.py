@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 from reldepth_jax import registry
-from reldepth_jax.config import Choice, Config, load, override, validate
+from reldepth_jax.config import Choice, Config, ModelConfig, load, override, validate
 from reldepth_jax.errors import UserError
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, Registry
@@ -184,12 +184,21 @@ def check_encoder(name: str) -> None:
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
     assert count == ENCODERS.extras(name)["num_params"]
     graph, state = nnx.split(encoder)
-    images = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    config = ModelConfig(encoder=Choice(name))
+    height, width = 2 * config.multiple, 3 * config.multiple
+    images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
     taps = jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, images)
-    assert [tap.shape for tap in taps] == [
-        (2, 64 // stride, 96 // stride, channels)
-        for stride, channels in zip((4, 8, 16, 32), encoder.channels, strict=True)
-    ]
+    tokens = getattr(encoder, "tokens", (False,) * 4)
+    assert bool(config.blocks) == bool(config.patch) == any(tokens)
+    if config.blocks:
+        assert len(encoder.blocks) == config.blocks
+    for tap, stride, channels, made in zip(
+        taps, (4, 8, 16, 32), encoder.channels, tokens, strict=True
+    ):
+        if made:
+            assert tap.summary.shape == (2, 1, 1, channels)
+            tap, stride = tap.patches, config.patch
+        assert tap.shape == (2, height // stride, width // stride, channels)
 
 
 @pytest.mark.parametrize("name", ENCODERS.entries)

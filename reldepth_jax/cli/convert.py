@@ -92,6 +92,11 @@ def main(argv: list[str] | None = None) -> int:
     dead = weights.dead_parameters
     idle = f" and {dead:,} that its code never uses" if dead else ""
     print(f"{weights.architecture} ({weights.part}), {count:,} parameters{idle}; {weights.meaning}")
+    if weights.provenance.get("told_by"):
+        print(
+            f"that it is {weights.architecture} is told by {weights.provenance['told_by']} alone;"
+            " --arch says it for sure"
+        )
     if weights.provenance.get("licence"):
         print(f"licence of the public weights: {weights.provenance['licence']}")
     if weights.provenance.get("started_from"):

@@ -5,7 +5,7 @@ the compiled training step sees it.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from reldepth_jax.config.choice import Choice
 from reldepth_jax.config.setting import Rule, group, require_step_declared, setting
@@ -90,11 +90,25 @@ class DataConfig:
     in the batch without ground truth; it is counted, and listed once. 0: none may."""
 
 
+DPT_DECODER: dict[str, Any] = {
+    "narrowing": "conv1x1",
+    "transition_bias": False,
+    "head": "midas",
+}
+"""The decoder of DPT and Depth Anything behind any encoder: `ModelConfig(**DPT_DECODER)`."""
+
+
 @group
 class ModelConfig:
     """The network of the paper's Figure 4; the defaults are our reading of it."""
 
     encoder: Choice = setting(Choice("resnet50"), registry=ENCODERS, step=True)
+    reassembly: tuple[int, int, int, int] = setting((1, 2, 4, 8), least=1, most=64, step=True)
+    """Channels of the maps that are made of a transformer's tokens, finest first, in eighths of its
+    width (Depth Anything S and B; L and DPT-Large: 2, 4, 8, 8)."""
+    readout: Literal["ignore", "project"] = setting("ignore", step=True)
+    """Of a transformer's class token: nothing (Depth Anything), or a layer that joins it to every
+    other token (DPT)."""
     decoder_width: int = setting(256, least=2, most=8192, step=True)
     """Channels of every decoder stage (paper: 256)."""
     widening: tuple[int, int, int, int] = setting((1, 1, 1, 1), least=1, most=64, step=True)
@@ -103,7 +117,7 @@ class ModelConfig:
     narrowing: Literal["none", "conv3x3", "conv1x1"] = setting("none", step=True)
     """How a stage gets the width of the next finer one: a 3x3 convolution before the upsampling
     where the widths differ (the authors' later code), or a 1x1 convolution after it in every stage
-    (MiDaS small)."""
+    (MiDaS small; DPT and Depth Anything, where the width stays)."""
     transition: Literal["taps", "every_block"] = setting("taps", step=True)
     """Where the transitional 3x3 convolutions stand: before the residual unit of each encoder tap
     (the figure: only taps need another width), or before every residual unit (the sentence "before
@@ -124,7 +138,7 @@ class ModelConfig:
     """Corner-aligned bilinear upsampling in fusion, as in all derived code."""
     head: Literal["paper", "midas"] = setting("paper", step=True)
     """Two 3x3 convolutions and upsampling (the figure), or a 3x3 convolution, upsampling, a 3x3
-    convolution to 32 channels, ReLU and a 1x1 convolution (MiDaS from v2 on)."""
+    convolution to 32 channels, ReLU and a 1x1 convolution (MiDaS from v2 on, Depth Anything)."""
     head_relu: bool = setting(False, step=True)
     """ReLU between the two convolutions of the paper's head: the figure has none, the authors'
     later code has one."""
@@ -132,17 +146,26 @@ class ModelConfig:
     """Corner-aligned upsampling in the head, as in the authors' later code, not in MiDaS."""
     non_negative: bool = setting(False, step=True)
     """ReLU at the end of the head, as in MiDaS from v2 on."""
+    max_depth: float = setting(0.0, least=0, step=True)
+    """Sigmoid at the end of the head, times this: depth in metres up to this one, as in Depth
+    Anything's metric networks. 0: none."""
     output: Literal["depth", "disparity"] = setting("depth", step=True)
     """Of the head: larger is farther (paper), or nearer (MiDaS, the authors' later code). The score
     is this output or its negative, so that it always grows with distance."""
-    normalisation: Literal["imagenet", "none", "tf"] = setting("imagenet", step=True)
+    normalisation: Literal["imagenet", "none", "tf", "half"] = setting("imagenet", step=True)
     """What the encoder's weights expect of RGB in [0, 1]: ImageNet's mean and deviation removed,
-    nothing (MiDaS v1), or (255 x - 127) / 128 (EfficientNet-Lite)."""
+    nothing (MiDaS v1), (255 x - 127) / 128 (EfficientNet-Lite), or 2 x - 1 (DPT)."""
     init: Literal["gaussian", "he"] = setting("gaussian", step=True)
     """New layers: N(0, 0.01) ("simple random Gaussian", deviation from the authors' later code), or
     He (but the last convolution of each unit), which starts faster from scratch."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", step=True)
-    """Of convolutions; parameters, BatchNorm, loss and metrics stay float32."""
+    """Of convolutions and linear layers; parameters, normalisation, softmax, loss and metrics stay
+    float32."""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the encoder has, if it is a transformer; 0: it is none."""
+        return ENCODERS.lookup(self.encoder.name).facts.get("blocks", 0)
 
     @property
     def patch(self) -> int:
@@ -177,6 +200,9 @@ class OptimConfig:
     encoder_lr_scale: float = setting(0.1, least=0, step=True)
     """Rate of the encoder relative to that (paper: 10 times smaller; for pre-trained encoders). 0:
     frozen, as a group with that rate."""
+    layer_decay: float = setting(1.0, above=0, most=1, step=True)
+    """Of a transformer as encoder: the rate of each block relative to that of the next one. The
+    encoder's own rate is that of its last norm; its embedding has the smallest. 1: one rate."""
     groups: tuple[LayerGroup, ...] = setting((), step=True)
     """The group with the longest prefix that fits a parameter gives its rate; it overrides
     `encoder_lr_scale`. Without a group the scale is 1, in the encoder `encoder_lr_scale`. On the
@@ -190,7 +216,8 @@ class OptimConfig:
     momentum: float = setting(0.9, least=0, step=True)
     """Of SGD (Nesterov off); AdamW uses (0.9, 0.999)."""
     weight_decay: float = setting(1e-4, least=0, step=True)
-    """On convolution kernels only; decoupled for AdamW, added to the gradient for SGD."""
+    """On the kernels of convolutions and linear layers only; decoupled for AdamW, added to the
+    gradient for SGD."""
     warmup_steps: int = setting(0, least=0, most=2**31 - 1, step=True)
     """Linear; the first of n such steps has 1 / (n + 1) of the rate."""
     schedule: Literal["constant", "cosine"] = setting("cosine", step=True)
@@ -222,6 +249,9 @@ class TrainConfig:
     remat: bool = setting(False, step=True)
     """Keep only the activations between blocks for the gradient and compute each block again. For
     accelerators: on CPU XLA finds the copies and computes them once."""
+    drop_path: float = setting(0.0, least=0, below=1, step=True)
+    """Of a transformer as encoder: share of the images for which each branch of its last block is
+    left out in training (stochastic depth); it grows linearly from 0 for the first block."""
     winograd: bool = setting(True, step=True)
     """On CPU in float32, use Winograd's algorithm for wide 3x3 convolutions and their gradients:
     less time, more memory, half a decimal digit less in the gradients (`models.cpu`)."""

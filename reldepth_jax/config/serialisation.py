@@ -7,13 +7,14 @@ from typing import Any, get_args
 
 from reldepth_jax.config import renamed
 from reldepth_jax.config.choice import Choice, option_defaults
-from reldepth_jax.config.schema import Config
+from reldepth_jax.config.schema import Config, ModelConfig
 from reldepth_jax.config.validation import (
     ConfigError,
     has_items,
     is_group,
     unknown,
     validate,
+    validate_model,
     without_none,
 )
 from reldepth_jax.registry import Registry
@@ -45,6 +46,13 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     config = _build(Config, values, "")
     validate(config)
     return config
+
+
+def model_from_dict(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the network of a configuration alone, validated, from what `to_dict` says of it."""
+    model = _build(ModelConfig, values, "model")
+    validate_model(model)
+    return model
 
 
 def _build(kind: Any, value: Any, path: str, registry: Registry | None = None) -> Any:

@@ -45,7 +45,16 @@ def validate(config: Config) -> None:
         )
     if config.data.label_noise.levels == 1:
         raise ConfigError("data.label_noise.levels must be 0 or at least 2, got 1")
-    _validate_model(config.model)
+    _validate_combinations(config.model)
+    for name, value, neutral in (
+        ("optim.layer_decay", config.optim.layer_decay, 1),
+        ("train.drop_path", config.train.drop_path, 0),
+    ):
+        if value != neutral and not config.model.blocks:
+            raise ConfigError(
+                f"{name} is about the blocks of a transformer; model.encoder"
+                f" {config.model.encoder.name} is none"
+            )
     _validate_layer_groups(config.optim.groups)
     if config.optim.warmup_steps >= config.train.steps:
         raise ConfigError(
@@ -59,11 +68,28 @@ def validate(config: Config) -> None:
         )
 
 
-def _validate_model(model: ModelConfig) -> None:
+def validate_model(model: ModelConfig) -> None:
+    """Check a network alone as `validate` does."""
+    _validate_group(model, "model")
+    _validate_combinations(model)
+
+
+def _validate_combinations(model: ModelConfig) -> None:
     if model.narrowing == "none" and len(set(model.widening)) > 1:
         raise ConfigError(
             "model.narrowing must be conv3x3 or conv1x1 where the stages differ in width"
             f" (model.widening {model.widening})"
+        )
+    for name, default in (("reassembly", (1, 2, 4, 8)), ("readout", "ignore")):
+        if not model.patch and getattr(model, name) != default:
+            raise ConfigError(
+                f"model.{name} is about the tokens of a transformer; model.encoder"
+                f" {model.encoder.name} is none"
+            )
+    if model.max_depth and (model.non_negative or model.output != "depth"):
+        raise ConfigError(
+            "model.max_depth ends the head with a sigmoid that grows with distance: it needs"
+            " model.output=depth and model.non_negative=False"
         )
     if model.head == "midas" and model.head_relu:
         raise ConfigError("model.head_relu belongs to model.head=paper; the other head has its own")

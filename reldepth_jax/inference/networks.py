@@ -28,7 +28,7 @@ from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_defi
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, presets
-from reldepth_jax.weights.file import Weights, read, write
+from reldepth_jax.weights.file import Weights, read, unit_of, write
 from reldepth_jax.weights.tensors import WeightsError
 
 
@@ -49,6 +49,11 @@ class Model:
     def larger_is(self) -> Literal["farther", "nearer"]:
         """The sign of what `__call__` and `predict` return; "nearer": inverse depth."""
         return LARGER_IS[self.config.output]
+
+    @property
+    def unit(self) -> Literal["metre"] | None:
+        """The unit of what `__call__` and `predict` return; None: it has none."""
+        return unit_of(self.config, self.provenance)
 
     @property
     def step(self) -> int:
@@ -87,7 +92,7 @@ class Model:
     def predict(self, image: Given) -> Float32[np.ndarray, "h w"]:
         """Return the map of an image of any size, as it is displayed, with the sign of `larger_is`.
 
-        Preprocessed as the original does. It has no unit: its values are comparable within one
+        Preprocessed as the original does. Without a `unit` its values are comparable within one
         image. `predictor` returns the same map as a score, which always grows with distance.
 
         Args:

@@ -3,6 +3,8 @@
 Source: Xian et al., CVPR 2018, Section 3.3 and Figure 4, after RefineNet. Axes: b h w c.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,9 +12,16 @@ from jaxtyping import Array, Float
 
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.layers import BatchNorm, Initializer, call, conv, he_fan_out
-from reldepth_jax.ops.upsample import upsample_2x
+from reldepth_jax.models.reassemble import Reassemble
+from reldepth_jax.ops.resize import resize
+from reldepth_jax.types import Tokens
 
 _gaussian: Initializer = jax.nn.initializers.normal(0.01)
+
+
+def initializer(config: ModelConfig) -> Initializer:
+    """Return how new layers start."""
+    return he_fan_out if config.init == "he" else _gaussian
 
 
 def decoder_conv(
@@ -30,7 +39,7 @@ def decoder_conv(
     The `last` one of a residual unit or of the head starts small with He initialisation too:
     without normalisation each unit would otherwise double the variance.
     """
-    init = he_fan_out if config.init == "he" and not last else _gaussian
+    init = _gaussian if last else initializer(config)
     dtype = jnp.dtype(config.dtype)
     return conv(channels_in, channels_out, size, bias=bias, dtype=dtype, init=init, rngs=rngs)
 
@@ -61,7 +70,7 @@ class ResidualConvUnit(nnx.Module):
 
 
 class FeatureFusionBlock(nnx.Module):
-    """One stage of progressive refinement: lateral unit, sum, second unit, enlargement by two.
+    """One stage of progressive refinement: lateral unit, sum, second unit, enlargement.
 
     The coarsest stage has no coarser input: it is the lateral unit and the enlargement.
     """
@@ -96,9 +105,16 @@ class FeatureFusionBlock(nnx.Module):
         self.align_corners = config.fusion_align_corners
 
     def __call__(
-        self, tap: Float[Array, "b h w _c"], coarser: Float[Array, "b h w c"] | None
+        self,
+        tap: Float[Array, "b h w _c"],
+        coarser: Float[Array, "b h w c"] | None,
+        *,
+        size: tuple[int, int],
     ) -> Float[Array, "b _h _w _d"]:
-        """Merge an encoder tap with the output of the next coarser stage (of the same size)."""
+        """Merge a tap with the output of the next coarser stage (of the same size).
+
+        The output has `size`, that of the next finer tap.
+        """
         x = self.lateral(self.transition(tap))
         if coarser is not None:
             x = x + coarser
@@ -108,32 +124,60 @@ class FeatureFusionBlock(nnx.Module):
             x = unit(x)
         if self.narrow_before is not None:
             x = self.narrow_before(x)
-        x = upsample_2x(x, align_corners=self.align_corners)
+        x = resize(x, size, align_corners=self.align_corners)
         return x if self.narrow_after is None else self.narrow_after(x)
 
 
 class Decoder(nnx.Module):
-    """Four fusion stages, applied from the coarsest to the finest tap."""
+    """Four fusion stages, applied from the coarsest to the finest tap.
+
+    Taps that are tokens become maps first.
+    """
 
     remat = False
     """Whether the gradient recomputes each stage instead of keeping its values."""
 
-    def __init__(self, config: ModelConfig, channels: tuple[int, int, int, int], *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        channels: tuple[int, int, int, int],
+        tokens: Sequence[bool] = (False,) * 4,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        """Make the stages for taps of these channels, some of which are `tokens`."""
+        init = initializer(config)
+        maps = [
+            Reassemble(config, width, place, init=init, rngs=rngs) if made else None
+            for place, (width, made) in enumerate(zip(channels, tokens, strict=True))
+        ]
+        self.reassemble = nnx.List(maps) if any(tokens) else None
+        widths_in = [
+            width if made is None else made.channels
+            for width, made in zip(channels, maps, strict=True)
+        ]
         last = len(channels) - 1
         widths = [config.decoder_width * multiple for multiple in config.widening]
         self.fusion = nnx.List(
             [
                 FeatureFusionBlock(config, c, width, finer_width, coarsest=index == last, rngs=rngs)
                 for index, (c, width, finer_width) in enumerate(
-                    zip(channels, widths, [widths[0], *widths[:-1]], strict=True)
+                    zip(widths_in, widths, [widths[0], *widths[:-1]], strict=True)
                 )
             ]
         )
 
-    def __call__(self, taps: list[Float[Array, "b _h _w _c"]]) -> Float[Array, "b _h _w c"]:
-        """Return features at half the resolution of the image; `taps` finest first."""
+    def __call__(
+        self, taps: Sequence[Float[Array, "b _h _w _c"] | Tokens]
+    ) -> Float[Array, "b _h _w c"]:
+        """Return features at twice the resolution of the first map; `taps` finest first."""
+        if self.reassemble is not None:
+            pairs = zip(self.reassemble, taps, strict=True)
+            taps = [tap if make is None else make(tap) for make, tap in pairs]
+        finest = taps[0].shape[1:3]
+        sizes = [(2 * finest[0], 2 * finest[1]), *(tap.shape[1:3] for tap in taps[:-1])]
         x = None
-        for fusion, tap in reversed(list(zip(self.fusion, taps, strict=True))):
-            x = call(fusion, tap, x, remat=self.remat)
+        for fusion, tap, size in reversed(list(zip(self.fusion, taps, sizes, strict=True))):
+            x = call(fusion, tap, x, remat=self.remat, size=size)
         assert x is not None
         return x

@@ -1,4 +1,7 @@
-"""From features at half the resolution to one map at the size of the image. Axes: b h w c."""
+"""From features of a lower resolution to one map at the size of the image. Axes: b h w c."""
+
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +11,32 @@ from jaxtyping import Array, Float
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.decoder import decoder_conv
 from reldepth_jax.models.layers import BatchNorm
-from reldepth_jax.ops.upsample import upsample_2x
+from reldepth_jax.ops.resize import resize
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sigmoid:
+    """From any number to a depth below `most`."""
+
+    most: float
+
+    def __call__(self, x: Array) -> Array:
+        return self.most * jax.nn.sigmoid(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _end(config: ModelConfig) -> Callable[[Array], Array]:
+    """Return the last function of a head."""
+    if config.max_depth:
+        return _Sigmoid(config.max_depth)
+    return jax.nn.relu if config.non_negative else _identity
 
 
 class AdaptiveOutput(nnx.Module):
-    """Figure 4(d): 3x3 convolution to half the width, 3x3 convolution to one channel, times two."""
+    """Figure 4(d): 3x3 convolutions to half the width and to one channel, to the size."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         width = config.decoder_width * config.widening[0]
@@ -22,22 +46,23 @@ class AdaptiveOutput(nnx.Module):
         self.conv2 = decoder_conv(config, width // 2, 1, rngs, last=True)
         self.relu = config.head_relu
         self.align_corners = config.head_align_corners
-        self.non_negative = config.non_negative
+        self.end = _end(config)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w"]:
-        """Return float32 values at twice the size of `x`."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int]
+    ) -> Float[Array, "b _h _w"]:
+        """Return float32 values at `size`."""
         x = self.conv1(x)
         if self.bn1 is not None:
             x = self.bn1(x)
         if self.relu:
             x = jax.nn.relu(x)
         x = self.conv2(x).astype(jnp.float32)
-        x = upsample_2x(x, align_corners=self.align_corners)[..., 0]
-        return jax.nn.relu(x) if self.non_negative else x
+        return self.end(resize(x, size, align_corners=self.align_corners)[..., 0])
 
 
 class MidasOutput(nnx.Module):
-    """The head of MiDaS from v2 on: 3x3, times two, 3x3 to 32 channels, ReLU, 1x1.
+    """The head of MiDaS from v2 on: 3x3, to the size, 3x3 to 32 channels, ReLU, 1x1.
 
     Source: Ranftl et al., TPAMI 2020, and the released weights.
     """
@@ -48,13 +73,14 @@ class MidasOutput(nnx.Module):
         self.conv2 = decoder_conv(config, width // 2, 32, rngs)
         self.conv3 = decoder_conv(config, 32, 1, rngs, size=1, last=True)
         self.align_corners = config.head_align_corners
-        self.non_negative = config.non_negative
+        self.end = _end(config)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w"]:
-        """Return float32 values at twice the size of `x`."""
-        x = upsample_2x(self.conv1(x), align_corners=self.align_corners)
-        x = self.conv3(jax.nn.relu(self.conv2(x))).astype(jnp.float32)[..., 0]
-        return jax.nn.relu(x) if self.non_negative else x
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int]
+    ) -> Float[Array, "b _h _w"]:
+        """Return float32 values at `size`."""
+        x = resize(self.conv1(x), size, align_corners=self.align_corners)
+        return self.end(self.conv3(jax.nn.relu(self.conv2(x))).astype(jnp.float32)[..., 0])
 
 
 HEADS = {"paper": AdaptiveOutput, "midas": MidasOutput}

@@ -3,6 +3,7 @@
 On CPU they compute in the forms of `models.cpu`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -86,15 +87,17 @@ class BatchNorm(nnx.BatchNorm):
         return y.astype(x.dtype)
 
 
-def call(block: Callable[..., Array], *inputs: Array | None, remat: bool) -> Array:
+def call(block: Callable[..., Array], *inputs: Array | None, remat: bool, **options: Any) -> Array:
     """Return what the block returns; with `remat` its gradient recomputes it."""
     if not remat:
-        return block(*inputs)
-    return nnx.remat(lambda block, *inputs: block(*inputs))(block, *inputs)
+        return block(*inputs, **options)
+    return nnx.remat(lambda block, *inputs: block(*inputs, **options))(block, *inputs)
 
 
-def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w c"]:
-    """Maximum over 3x3 windows at stride 2, padding 1, height and width even.
+def max_pool_3x3(
+    x: Float[Array, "b h w c"], padding: Literal["torch", "same"] = "torch"
+) -> Float[Array, "b _h _w c"]:
+    """Maximum over 3x3 windows at stride 2, height and width even; `padding` as of `conv`.
 
     Maxima of strided slices, on every device: the gradient is comparisons, several times faster on
     CPU than XLA's select-and-scatter for `reduce_window`. Equal values share the gradient.
@@ -102,13 +105,14 @@ def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w c"]:
     for axis in (1, 2):
         even = x[(slice(None),) * axis + (slice(0, None, 2),)]
         odd = x[(slice(None),) * axis + (slice(1, None, 2),)]
-        # Output k covers inputs 2k-1, 2k, 2k+1; the first is absent for k = 0.
-        before = jnp.concatenate(
-            [
-                even[(slice(None),) * axis + (slice(0, 1),)],
-                odd[(slice(None),) * axis + (slice(0, -1),)],
-            ],
+        # Output k covers inputs 2k-1, 2k, 2k+1; the first is absent for k = 0. With "same" it
+        # covers 2k, 2k+1, 2k+2; the last is absent at the end. One of the others takes its place.
+        first, others = ((even, 0, 1), (odd, 0, -1)), (even, odd)
+        if padding == "same":
+            first = ((even, 1, None), (odd, -1, None))
+        third = jnp.concatenate(
+            [side[(slice(None),) * axis + (slice(start, stop),)] for side, start, stop in first],
             axis,
         )
-        x = jnp.maximum(jnp.maximum(before, even), odd)
+        x = functools.reduce(jnp.maximum, others, third)
     return x

@@ -1,7 +1,8 @@
 """The paper's network: encoder, decoder with multi-scale fusion, adaptive output.
 
 Source: Xian et al., CVPR 2018, Section 3.3 and Figure 4. `reldepth_jax.config.ModelConfig` explains
-what the figure leaves open and what published networks changed.
+what the figure leaves open and what published networks changed. DPT and Depth Anything are a
+transformer as encoder and the same decoder with other options.
 """
 
 from typing import Literal
@@ -15,7 +16,7 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.decoder import Decoder
 from reldepth_jax.models.head import HEADS
 from reldepth_jax.registry import ENCODERS
-from reldepth_jax.types import Encoder, Polarity, with_polarity
+from reldepth_jax.types import DropPath, Encoder, Polarity, with_polarity
 
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 
@@ -25,6 +26,7 @@ NORMALISATIONS = {
     "imagenet": lambda images: (images - IMAGENET_MEAN) / IMAGENET_STD,
     "none": lambda images: images,
     "tf": lambda images: (images * 255 - 127) / 128,
+    "half": lambda images: 2 * images - 1,
 }
 """By `ModelConfig.normalisation`: RGB in [0, 1] -> what the encoder's weights expect."""
 
@@ -34,27 +36,35 @@ class RelDepthNet(nnx.Module):
 
     def __init__(self, config: ModelConfig, encoder: Encoder, *, rngs: nnx.Rngs):
         self.encoder = encoder
-        self.decoder = Decoder(config, encoder.channels, rngs=rngs)
+        tokens = getattr(encoder, "tokens", (False,) * 4)
+        self.decoder = Decoder(config, encoder.channels, tokens, rngs=rngs)
         self.head = HEADS[config.head](config, rngs=rngs)
         self.multiple = config.multiple
         self.normalisation = config.normalisation
         self.output: Polarity = config.output
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], drop: DropPath | None = None
+    ) -> Float[Array, "b h w"]:
         """Return float32 scores of RGB images in [0, 1]; the score grows with distance.
+
+        `drop` is for transformers: blocks that a training step leaves out.
 
         Raises ValueError unless height and width are multiples of `ModelConfig.multiple`.
         """
-        return with_polarity(self.raw(images), self.output)
+        return with_polarity(self.raw(images, drop), self.output)
 
-    def raw(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w"]:
+    def raw(
+        self, images: Float[Array, "b h w 3"], drop: DropPath | None = None
+    ) -> Float[Array, "b h w"]:
         """Return the head's output, whose sign is that of `ModelConfig.output`."""
         height, width = images.shape[1:3]
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"height and width must be multiples of {self.multiple}, got {height}x{width}"
             )
-        return self.head(self.decoder(self.encoder(NORMALISATIONS[self.normalisation](images))))
+        inputs = (NORMALISATIONS[self.normalisation](images), *(() if drop is None else (drop,)))
+        return self.head(self.decoder(self.encoder(*inputs)), (height, width))
 
 
 def build(config: ModelConfig, *, rngs: nnx.Rngs) -> RelDepthNet:
@@ -79,7 +89,8 @@ def graph_definition(
     In training BatchNorm normalises with the statistics of the batch and updates its running ones,
     except in the frozen part; otherwise it normalises with the running ones.
     """
-    view = nnx.view(model, use_running_average=True)
+    # Transformers have no BatchNorm.
+    view = nnx.view(model, use_running_average=True, raise_if_not_found=False)
     if training and frozen_batch_norm != "all":
         view = nnx.view(
             view,

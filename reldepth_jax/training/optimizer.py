@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule from the configuration."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import optax
 from flax import nnx
 
-from reldepth_jax.config import ConfigError, OptimConfig
+from reldepth_jax.config import Config, ConfigError, LayerGroup, OptimConfig
 from reldepth_jax.registry import did_you_mean
 
 Trained = Callable[[tuple[Any, ...], Any], bool]
@@ -40,8 +41,9 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Return the optimiser; the rate of each parameter is the schedule's times its `lr_scale`.
 
-    Weight decay applies to convolution kernels, not to biases and BatchNorm. Clipping comes before
-    the scaling, and sees the norm of what the optimiser is given: the `trained` parameters.
+    Weight decay applies to kernels, not to biases, norms, and tokens and positions of transformers.
+    Clipping comes before the scaling, and sees the norm of what the optimiser is given: the
+    `trained` parameters.
     """
     schedule = make_schedule(config, steps)
     if config.name == "sgd":
@@ -65,6 +67,27 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
 
         stages.append(optax.masked(optax.stateless(scaled), mask))
     return optax.chain(*stages)
+
+
+def with_layer_decay(config: Config) -> OptimConfig:
+    """Return the settings of the optimiser with `layer_decay` as groups, one for each block."""
+    optim, blocks = config.optim, config.model.blocks
+    if optim.layer_decay == 1:
+        return optim
+    top = lr_scale(optim, ("encoder",))
+    decayed = [
+        LayerGroup(prefix=f"encoder.blocks.{k}", lr_scale=top * optim.layer_decay ** (blocks - k))
+        for k in range(blocks)
+    ]
+    decayed.append(LayerGroup(prefix="encoder.norm", lr_scale=top))
+    own = [group for group in optim.groups if group.prefix != "encoder"]
+    return dataclasses.replace(
+        optim,
+        # Of what is left in the encoder: the embedding.
+        encoder_lr_scale=top * optim.layer_decay ** (blocks + 1),
+        # Groups of the user come last and win.
+        groups=(*decayed, *own),
+    )
 
 
 def lr_scale(config: OptimConfig, path: Iterable[Any]) -> float:
@@ -108,4 +131,4 @@ def _keys(path: tuple[Any, ...]) -> list[Any]:
 
 
 def _kernels(params: optax.Params) -> optax.Params:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    return jax.tree.map_with_path(lambda path, _: _keys(path)[-1] == "kernel", params)

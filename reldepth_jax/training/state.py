@@ -12,7 +12,13 @@ from jaxtyping import Array, Int
 from reldepth_jax.config import Config
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.network import RelDepthNet, build
-from reldepth_jax.training.optimizer import Trained, everything, make_optimizer, trainable
+from reldepth_jax.training.optimizer import (
+    Trained,
+    everything,
+    make_optimizer,
+    trainable,
+    with_layer_decay,
+)
 
 
 class TrainState(NamedTuple):
@@ -48,14 +54,15 @@ def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, T
 
     With `abstract` both hold shapes and dtypes only: nothing is computed.
     """
-    rule = make_optimizer(config.optim, config.train.steps)
+    optim = with_layer_decay(config)
+    rule = make_optimizer(optim, config.train.steps)
 
     def make(rngs: nnx.Rngs) -> RelDepthNet:
         return build(config.model, rngs=rngs)
 
     model = abstract_network(make) if abstract else make(nnx.Rngs(config.train.seed))
     _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    make_state = functools.partial(create, optimizer=rule, trained=trainable(config.optim))
+    make_state = functools.partial(create, optimizer=rule, trained=trainable(optim))
     return model, jax.eval_shape(make_state, params, stats) if abstract else make_state(
         params, stats
     )

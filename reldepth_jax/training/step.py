@@ -20,12 +20,20 @@ from reldepth_jax.models.network import Images, RelDepthNet, as_float, graph_def
 from reldepth_jax.ops.pairs import gather, label, limited, with_annotated
 from reldepth_jax.registry import LOSSES, PAIR_SAMPLERS
 from reldepth_jax.training.distributed import lockstep
-from reldepth_jax.training.optimizer import Trained, everything, make_optimizer, trainable
+from reldepth_jax.training.optimizer import (
+    Trained,
+    everything,
+    make_optimizer,
+    trainable,
+    with_layer_decay,
+)
 from reldepth_jax.training.state import TrainState, new_state
 from reldepth_jax.training.targets import degenerate
-from reldepth_jax.types import Batch, Loss, Pairs, PairSampler
+from reldepth_jax.types import Batch, DropPath, Loss, Pairs, PairSampler
 
 Metrics = dict[str, Array]
+_DROPPING = 0x64726F70
+"""Makes another key of the one that pairs are drawn with."""
 
 
 def step_function(
@@ -54,6 +62,7 @@ def _compiled(
     config: Config, loss: Loss, sampler: PairSampler, replicated: NamedSharding | None
 ) -> Any:
     model, _ = new_state(config, abstract=True)
+    optim = with_layer_decay(config)
 
     def step(
         state: TrainState, batch: Batch, seed: jax.Array | np.uint32, budget: jax.Array | int | None
@@ -66,13 +75,14 @@ def _compiled(
             fast_training(model) if config.train.winograd else model,
             loss,
             draw,
-            make_optimizer(config.optim, config.train.steps),
+            make_optimizer(optim, config.train.steps),
             seed=jnp.asarray(seed),
             sigma=config.eval.sigma,
-            trained=trainable(config.optim),
+            trained=trainable(optim),
             frozen_batch_norm=config.optim.frozen_batch_norm,
             accumulate=config.train.accumulate,
             remat=config.train.remat,
+            drop_path=config.train.drop_path,
         )
         return train_step(state, batch)
 
@@ -96,6 +106,7 @@ def make_train_step(
     frozen_batch_norm: Literal["none", "encoder", "all"] = "none",
     accumulate: int = 1,
     remat: bool = False,
+    drop_path: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return `step(state, batch) -> (state, metrics)`.
 
@@ -109,7 +120,8 @@ def make_train_step(
     The batch is split into `accumulate` parts, computed one after the other, and their gradients
     are averaged. The pairs stay the same, but BatchNorm, and a loss that compares pairs or images
     of the batch, see one part. With `remat` only the activations between blocks are kept for the
-    gradient, and each block is computed again.
+    gradient, and each block is computed again. `drop_path` is the share of `types.DropPath`, whose
+    key is a function of (seed, state.step) too.
 
     Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over 1 + sigma) in
     the wrong order; grad_norm, of the trained parameters; finite, 1 or 0; degenerate, the share of
@@ -119,18 +131,28 @@ def make_train_step(
     graph = graph_definition(model, training=True, frozen_batch_norm=frozen_batch_norm)
 
     def forward(
-        params: nnx.State, frozen: nnx.State, stats: nnx.State, images: Images
+        params: nnx.State,
+        frozen: nnx.State,
+        stats: nnx.State,
+        images: Images,
+        keys: jax.Array | None,
     ) -> tuple[Float[Array, "b h w"], nnx.State]:
         # A copy: BatchNorm writes its statistics, and the outer ones must not be traced.
         network = nnx.merge(graph, params, frozen, stats, copy=True)
         for part in (network.encoder, network.decoder):
             cast(Any, part).remat = remat
-        return network(as_float(images)), nnx.state(network, nnx.BatchStat)
+        drop = None if keys is None else DropPath(keys[0], drop_path)
+        return network(as_float(images), drop), nnx.state(network, nnx.BatchStat)
 
     def objective(
-        params: nnx.State, frozen: nnx.State, stats: nnx.State, batch: Batch, pairs: Pairs
+        params: nnx.State,
+        frozen: nnx.State,
+        stats: nnx.State,
+        batch: Batch,
+        pairs: Pairs,
+        keys: jax.Array | None,
     ) -> tuple[Float[Array, ""], tuple[Any, nnx.State]]:
-        score, stats = forward(params, frozen, stats, batch["image"])
+        score, stats = forward(params, frozen, stats, batch["image"], keys)
         # Counts, whose ratio is that of the whole batch when parts of it are averaged.
         errors = _sampled_errors(score, batch, pairs, sigma=sigma)
         return loss(score, batch, pairs), (errors, stats)
@@ -141,13 +163,16 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         pairs = with_annotated(sampler(key, batch), batch)
         learnt, frozen = nnx.split_state(state.params, trained, ...)
+        keys = None
+        if drop_path:  # One for each part.
+            keys = jax.random.split(jax.random.fold_in(key, _DROPPING), accumulate)
 
-        def part(stats: nnx.State, part: tuple[Batch, Pairs]) -> tuple[nnx.State, Any]:
+        def part(stats: nnx.State, part: tuple[Batch, Pairs, Any]) -> tuple[nnx.State, Any]:
             (value, (errors, stats)), grads = value_and_grad(learnt, frozen, stats, *part)
             return stats, (value, errors, grads)
 
         stats, (value, errors, grads) = _mean_over_parts(
-            part, state.stats, (batch, pairs), accumulate
+            part, state.stats, (batch, pairs, keys), accumulate
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, learnt)
         grad_norm = optax.tree.norm(grads)

@@ -1,7 +1,8 @@
 """A network's arrays under the names and in the axes that torch would give them.
 
 Names are the attribute paths of our modules with torch's leaves: `encoder.bn1.running_mean`.
-Kernels are (out, in / groups, height, width), ours (height, width, in / groups, out).
+Kernels are (out, in / groups, height, width), ours (height, width, in / groups, out); those of
+linear layers (out, in), ours (in, out).
 """
 
 import functools
@@ -29,6 +30,9 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
+"""By the number of axes: all arrays of two are matrices of linear layers."""
 
 
 @functools.cache
@@ -49,8 +53,10 @@ def shapes(config: ModelConfig, part: Part) -> dict[str, tuple[int, ...]]:
     state = nnx.state(abstract(config, part), (nnx.Param, nnx.BatchStat))
     found = {}
     for path, variable in nnx.to_flat_state(state):
-        shape = tuple(variable.get_value().shape)
-        found[_name(path)] = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape
+        shape = variable.get_value().shape
+        found[_name(path)] = tuple(
+            shape[axis] for axis in _TO_TORCH.get(len(shape), range(len(shape)))
+        )
     return found
 
 
@@ -60,8 +66,8 @@ def from_state(*states: nnx.State) -> Arrays:
     for state in states:
         for path, variable in nnx.to_flat_state(state):
             value = np.asarray(variable.get_value(), np.float32)
-            axes = (3, 2, 0, 1) if value.ndim == 4 else tuple(range(value.ndim))
-            arrays[_name(path)] = np.ascontiguousarray(value.transpose(axes))
+            value = value.transpose(_TO_TORCH.get(value.ndim, range(value.ndim)))
+            arrays[_name(path)] = np.ascontiguousarray(value)
     return arrays
 
 
@@ -74,8 +80,8 @@ def to_states(
         filled = []
         for path, variable in nnx.to_flat_state(nnx.state(abstract(config, part), kind)):
             value = arrays[_name(path)]
-            axes = (2, 3, 1, 0) if value.ndim == 4 else tuple(range(value.ndim))
-            filled.append((path, variable.replace(jnp.array(value.transpose(axes), jnp.float32))))
+            value = value.transpose(_FROM_TORCH.get(value.ndim, range(value.ndim)))
+            filled.append((path, variable.replace(jnp.array(value, jnp.float32))))
         states.append(nnx.from_flat_state(filled))
     return states[0], states[1]
 
@@ -138,4 +144,4 @@ def compare(
 
 def _name(path: tuple[object, ...]) -> str:
     *modules, leaf = map(str, path)
-    return ".".join([*modules, _LEAVES[leaf]])
+    return ".".join([*modules, _LEAVES.get(leaf, leaf)])

@@ -1,23 +1,27 @@
 """What a user wants to know of each network before taking it."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
+from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.cost import multiply_adds
 from reldepth_jax.public_files import PublicFile
+from reldepth_jax.registry import PRESETS
 from reldepth_jax.weights import presets
-from reldepth_jax.weights.arrays import abstract, shapes
+from reldepth_jax.weights.arrays import Part, abstract, shapes
 from reldepth_jax.weights.presets import Preset
 
 NOTE = (
     "Parameters: as in the published file, with those that take no part in the output. GMAC: 10^9\n"
-    "multiply-adds of an image of 384x384. Input: what is done to RGB in [0, 1], and the size at\n"
-    "which photographs are shown to the network."
+    "multiply-adds of an image of 384x384, 378x378 where patches have 14 pixels. Input: what is\n"
+    "done to RGB in [0, 1], and the size at which photographs are shown to the network."
 )
 _INPUTS = {
     "imagenet": "ImageNet mean and deviation",
     "none": "as it is",
+    "half": "2 x - 1",
     "tf": "(255 x - 127) / 128",
 }
 _FITS = {
@@ -41,7 +45,7 @@ class Entry:
     dead_parameters: int
     """Of them, those that take no part in the output."""
     multiply_adds: int
-    """For one image of 384x384."""
+    """For one square image of the largest side up to 384."""
     input: str
     output: str
     licence: str
@@ -55,23 +59,37 @@ class Entry:
         return dataclasses.asdict(self)
 
 
+def _like(preset: Preset) -> Preset:
+    """Return the first preset whose arrays have the same shapes: it is built once for all."""
+    named = map(presets.get, PRESETS.entries)
+    return next((each for each in named if preset.layout and each.layout == preset.layout), preset)
+
+
+@functools.cache
+def _counts(model: ModelConfig, part: Part) -> tuple[int, int]:
+    """Return the numbers of parameters and of multiply-adds."""
+    live = sum(
+        math.prod(shape) for key, shape in shapes(model, part).items() if ".running_" not in key
+    )
+    side = 384 // model.multiple * model.multiple
+    return live, multiply_adds(abstract(model, part), side, side)
+
+
 def describe(preset: Preset) -> Entry:
     """Return the facts of a network, its counts taken from the network itself."""
-    live = sum(
-        math.prod(shape)
-        for key, shape in shapes(preset.model, preset.part).items()
-        if ".running_" not in key
-    )
+    live, products = _counts(_like(preset).model, preset.part)
     dead = sum(math.prod(shape) for shape in preset.dead.values())
     fit = _FITS[preset.preprocessing.fit].format(preset.preprocessing.size)
     network = preset.part == "network"
     meaning = "depth-like" if preset.model.output == "depth" else "inverse depth"
+    if preset.model.max_depth:
+        meaning = f"depth in metres, up to {preset.model.max_depth:g}"
     return Entry(
         name=preset.name,
         part=preset.part,
         parameters=live + dead,
         dead_parameters=dead,
-        multiply_adds=multiply_adds(abstract(preset.model, preset.part), 384, 384),
+        multiply_adds=products,
         input=_INPUTS[preset.model.normalisation] + (f"; {fit}" if network else ""),
         output=meaning if network else "features",
         licence=preset.licence,

@@ -12,11 +12,12 @@ import numpy as np
 
 import reldepth_jax
 from reldepth_jax.errors import printable
-from reldepth_jax.registry import did_you_mean
+from reldepth_jax.registry import PRESETS, did_you_mean
 from reldepth_jax.weights import presets
 from reldepth_jax.weights.arrays import COUNTER, Arrays, Mismatch, compare, shapes
 from reldepth_jax.weights.file import CUSTOM, Weights
 from reldepth_jax.weights.presets import KeyMap, Preset
+from reldepth_jax.weights.presets.base import parts
 from reldepth_jax.weights.tensors import Outlines, WeightsError, read_tensors
 
 PRETRAINED = "pretrained:"
@@ -31,9 +32,11 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
     Arrays that the network never uses, batch counters and classifiers are left out.
 
     Args:
-      name: of the preset or encoder; None: found by the keys and shapes.
+      name: of the preset or encoder; None: found by the keys and shapes, and where several presets
+        share them, by the name of the file if it is exactly a published one.
 
-    Raises WeightsError with all missing, unexpected and mis-shaped keys, or if no network fits.
+    Raises WeightsError with all missing, unexpected and mis-shaped keys, or if no network fits, or
+    several do.
     """
     text = os.fspath(path)
     if text.startswith(PRETRAINED):
@@ -43,11 +46,14 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
 
     def wanted(outlines: Outlines, _: Mapping[str, str]) -> list[str]:
         try:
-            fitting.append(_fitting(outlines, name))
+            preset, rename = _fitting(outlines, name)
+            if name is None:
+                preset = _told_apart(preset, pathlib.Path(path).name)
         except WeightsError as error:
             raise WeightsError(f"{printable(path)}: {error}") from None
-        preset, rename = fitting[0]
-        return [rename(key) for key in shapes(preset.model, preset.part)]
+        fitting.append((preset, rename))
+        ours = shapes(preset.model, preset.part)
+        return [part for key in ours for part in parts(rename(key))]
 
     tensors = read_tensors(path, wanted).tensors
     preset, rename = fitting[0]
@@ -58,13 +64,17 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
         model=preset.model,
         part=preset.part,
         preprocessing=preset.preprocessing,
-        arrays={key: tensors[rename(key)] for key in shapes(preset.model, preset.part)},
+        arrays={
+            key: _joined([tensors[part] for part in parts(rename(key))])
+            for key in shapes(preset.model, preset.part)
+        },
         provenance={
             "file": pathlib.Path(path).name,
             "sha256": digest,
             "source": (public and public.url) or preset.source,
             "licence": (public and public.licence) or preset.licence,
             "paper": preset.paper,
+            **({"told_by": "the name of the file"} if preset.layout and name is None else {}),
             "converted": f"by reldepth_jax {reldepth_jax.__version__}",
         },
     )
@@ -80,7 +90,10 @@ def to_torch(weights: Weights) -> Arrays:
         return dict(weights.arrays)
     preset = presets.get(weights.architecture)
     rename = preset.key_maps[0]
-    tensors = {rename(key): np.asarray(value) for key, value in weights.arrays.items()}
+    tensors = {}
+    for key, value in weights.arrays.items():
+        (theirs,) = parts(rename(key))
+        tensors[theirs] = np.asarray(value)
     tensors |= {key: np.zeros(shape, np.float32) for key, shape in preset.dead.items()}
     for key in list(tensors):
         if key.endswith("running_var"):
@@ -120,6 +133,24 @@ def packaged_file(encoder: str) -> pathlib.Path:
     )
 
 
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _told_apart(preset: Preset, file: str) -> Preset:
+    """Return the one of all presets with the layout of `preset` whose file has this name."""
+    if not preset.layout:
+        return preset
+    alike = [each for each in map(presets.get, PRESETS.entries) if each.layout == preset.layout]
+    named = [each for each in alike if file in {public.file for public in each.files}]
+    if len(named) == 1:
+        return named[0]
+    raise WeightsError(
+        f"holds one of {', '.join(each.name for each in alike)}: their files have the same keys and"
+        " shapes, and different functions; say which with --arch"
+    )
+
+
 class _Candidate(NamedTuple):
     """A network, the key map of it that fits a file best, and what does not fit."""
 
@@ -149,7 +180,12 @@ def _closest(tensors: Outlines, preset: Preset) -> _Candidate:
     ours = shapes(preset.model, preset.part)
 
     def candidate(rename: KeyMap) -> _Candidate:
-        theirs = {rename(key): shape for key, shape in ours.items()}
+        theirs = {
+            part: (shape[0] // len(names), *shape[1:])
+            for key, shape in ours.items()
+            for names in [parts(rename(key))]
+            for part in names
+        }
         mismatch = compare(tensors, theirs, preset.dead, preset.superfluous)
         return _Candidate(preset, rename, mismatch)
 
@@ -158,9 +194,10 @@ def _closest(tensors: Outlines, preset: Preset) -> _Candidate:
 
 def _nearest(tensors: Outlines) -> _Candidate | None:
     """Return the network that fits best, None if the keys are not those of any."""
-    found = []
+    found: list[_Candidate] = []
     for preset in map(presets.get, presets.names()):
-        if _could_be(tensors, preset):
+        alike = preset.layout and any(preset.layout == seen.preset.layout for seen in found)
+        if not alike and _could_be(tensors, preset):
             found.append(_closest(tensors, preset))
             # The rest need not be built.
             if not found[-1].mismatch:
@@ -175,7 +212,7 @@ def _differences(candidate: _Candidate) -> int:
 def _could_be(tensors: Outlines, preset: Preset) -> bool:
     """Return whether the first and last convolution are there: quicker than all shapes."""
     front = "encoder." if preset.part == "network" else ""
-    first = [f"{front}{stem}.weight" for stem in ("conv1", "conv_stem")]
+    first = [f"{front}{stem}.weight" for stem in ("conv1", "conv_stem", "patch_embed.proj")]
     last = ["head.conv1.weight"] if front else first
     return any(
         any(rename(key) in tensors for key in first) and any(rename(key) in tensors for key in last)

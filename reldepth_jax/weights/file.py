@@ -11,15 +11,25 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.numpy
 
 import reldepth_jax
 from reldepth_jax import checked_json
 from reldepth_jax import config as config_module
-from reldepth_jax.checked_json import JsonError, anything, each, fields, one_of, text, whole
+from reldepth_jax.checked_json import (
+    JsonError,
+    anything,
+    each,
+    fields,
+    one_of,
+    optional,
+    text,
+    whole,
+)
 from reldepth_jax.config import Config, ModelConfig
+from reldepth_jax.config.serialisation import model_from_dict
 from reldepth_jax.data.images.io import atomic_write
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError, printable
@@ -42,6 +52,7 @@ _FACTS = fields(
         "model": each(anything),
         "preprocessing": each(anything),
         "larger_is": one_of(*LARGER_IS.values()),
+        "unit": optional(one_of("metre")),
         "provenance": each(text(10_000)),
     }
 )
@@ -75,10 +86,17 @@ class Weights:
         return sum(map(math.prod, dead.values()))
 
     @property
+    def unit(self) -> Literal["metre"] | None:
+        """The unit of the network's output; None: it has none."""
+        return unit_of(self.model, self.provenance)
+
+    @property
     def meaning(self) -> str:
         """What the network's output means, in words."""
         if self.part == "encoder":
             return "features, no depth"
+        if self.unit:
+            return f"larger is farther (depth in {self.unit}s)"
         return (
             "larger is farther (depth-like)"
             if self.model.output == "depth"
@@ -89,6 +107,14 @@ class Weights:
 def _function(model: ModelConfig) -> ModelConfig:
     """Return the configuration without what does not change the function of given weights."""
     return dataclasses.replace(model, dtype="float32", init="gaussian")
+
+
+def unit_of(model: ModelConfig, provenance: Mapping[str, str]) -> Literal["metre"] | None:
+    """Return the unit of a network's output, None if it has none.
+
+    No loss here knows a scale: what was trained here has lost its unit.
+    """
+    return "metre" if model.max_depth and "run" not in provenance else None
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
@@ -119,6 +145,7 @@ def write(path: str | os.PathLike[str], weights: Weights) -> None:
         "model": _model_to_dict(weights.model),
         "preprocessing": weights.preprocessing.to_dict(),
         "larger_is": LARGER_IS[weights.model.output],
+        **({"unit": weights.unit} if weights.unit else {}),
         "provenance": dict(weights.provenance),
     }
     data = safetensors.numpy.save(weights.arrays, {_KEY: json.dumps(facts)})
@@ -176,7 +203,7 @@ def _described(content: str) -> Weights:
     except JsonError as error:
         raise WeightsError(f"its metadata cannot be read: {error}") from None
     weights = Weights(
-        model=_model_from_dict(facts["model"]),
+        model=model_from_dict(facts["model"]),
         part=facts["part"],
         preprocessing=Preprocessing.from_dict(facts["preprocessing"]),
         arrays={},
@@ -192,6 +219,11 @@ def _described(content: str) -> Weights:
             f"its metadata contradict each other: larger_is {facts['larger_is']}, model.output"
             f" {weights.model.output}"
         )
+    if facts.get("unit") != weights.unit:
+        raise WeightsError(
+            f"its metadata contradict each other: unit {facts.get('unit') or 'none'}, of the model"
+            f" {weights.unit or 'none'}"
+        )
     if not _STEP.fullmatch(weights.provenance.get("step", "0")):
         raise WeightsError(
             "its metadata: provenance.step: expected a whole number, got"
@@ -202,7 +234,3 @@ def _described(content: str) -> Weights:
 
 def _model_to_dict(model: ModelConfig) -> dict[str, Any]:
     return config_module.to_dict(Config(model=model))["model"]
-
-
-def _model_from_dict(values: Any) -> ModelConfig:
-    return config_module.from_dict({"model": values}).model

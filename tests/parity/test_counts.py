@@ -65,9 +65,40 @@ def network_count(**options) -> int:
     return count(nnx.state(network, nnx.Param))
 
 
-ENCODER_COUNTS = {name: counts[0] for name, counts in COUNTS.items()} | {
-    name: lite_count(*table) for name, table in LITE.items()
+def transformer_count(width: int, blocks: int, table: int, embed: int, dinov2: bool) -> int:
+    """Sum over embedding, class token, table of positions, blocks, and DINOv2's scales and norm."""
+    attention = 4 * width**2 + 4 * width
+    mlp = 8 * width**2 + 5 * width
+    block = attention + mlp + 4 * width + (2 * width if dinov2 else 0)
+    return embed + (1 + table) * width + blocks * block + (2 * width if dinov2 else 0)
+
+
+def resnet_v2_count() -> int:
+    """Sum over stem and bottlenecks 3, 4, 9, with a scale and a shift behind each convolution."""
+    total, channels = 3 * 49 * 64 + 2 * 64, 64
+    for depth, width in ((3, 256), (4, 512), (9, 1024)):
+        inner = width // 4
+        for index in range(depth):
+            total += channels * inner + 9 * inner**2 + inner * width + 4 * inner + 2 * width
+            total += channels * width + 2 * width if index == 0 else 0
+            channels = width
+    return total
+
+
+TRANSFORMERS = {
+    f"dinov2_vit{letter}14": transformer_count(width, blocks, 1370, 589 * width, dinov2=True)
+    for letter, width, blocks in (("s", 384, 12), ("b", 768, 12), ("l", 1024, 24))
+} | {
+    "vit_large_patch16_384": transformer_count(1024, 24, 577, 769 * 1024, dinov2=False),
+    "vit_base_resnet50_384": transformer_count(
+        768, 12, 577, resnet_v2_count() + 1025 * 768, dinov2=False
+    ),
 }
+ENCODER_COUNTS = (
+    {name: counts[0] for name, counts in COUNTS.items()}
+    | {name: lite_count(*table) for name, table in LITE.items()}
+    | TRANSFORMERS
+)
 
 
 def test_every_encoder_has_a_count():

@@ -57,6 +57,9 @@ IN_PRESETS = {
     "head",
     "non_negative",
     "normalisation",
+    "reassembly",
+    "readout",
+    "max_depth",
 }
 
 # The first of these inputs whose gradients meet no kink decides.
@@ -72,7 +75,7 @@ class DecoderAndHead(nnx.Module):
         self.head = HEADS[config.head](config, rngs=rngs)
 
     def __call__(self, *taps: jax.Array) -> jax.Array:
-        return self.head(self.decoder(list(taps)))
+        return self.head(self.decoder(list(taps)), (32, 96))
 
 
 class TorchDecoderAndHead(torch.nn.Module):

@@ -3,6 +3,7 @@
 Strict both ways: every leaf of the model is filled, every entry of the state dict is used.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,34 +21,44 @@ _TORCH_LEAF = {
 }
 
 
+Rename = Callable[[str], Any]
+_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+"""HWIO -> OIHW, and (in, out) -> (out, in)."""
+
+
+def same(name: str) -> str:
+    return name
+
+
 def torch_name(path: tuple[object, ...]) -> str:
     """Return the torch key of an NNX path; `layers` is our name for a Sequential's children."""
     *modules, leaf = (str(part) for part in path)
-    return ".".join([*(part for part in modules if part != "layers"), _TORCH_LEAF[leaf]])
+    leaf = _TORCH_LEAF.get(leaf, leaf)
+    return ".".join([*(part for part in modules if part != "layers"), leaf])
 
 
-def as_torch(state: nnx.State) -> dict[str, np.ndarray]:
+def as_torch(state: nnx.State, rename: Rename = same) -> dict[str, np.ndarray]:
     """Return the leaves (weights, statistics or gradients) under torch's names and layout."""
     leaves = {}
     for path, variable in nnx.to_flat_state(state):
         value = np.asarray(variable.get_value())
-        # HWIO -> OIHW
-        leaves[torch_name(path)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        leaves[rename(torch_name(path))] = value.transpose(_AXES.get(value.ndim, range(value.ndim)))
     return leaves
 
 
-def load(model: nnx.Module, module: nn.Module) -> None:
-    """Copy all weights and running statistics of `module` into `model`."""
+def load(
+    model: nnx.Module, module: nn.Module, rename: Rename = same, dead: Iterable[str] = ()
+) -> None:
+    """Copy all weights and running statistics of `module`, but the `dead`, into `model`."""
     entries = {
         name: tensor.detach().numpy()
         for name, tensor in module.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith("num_batches_tracked") and name not in set(dead)
     }
     filled = []
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        value = entries.pop(torch_name(path))
-        if value.ndim == 4:
-            value = value.transpose(2, 3, 1, 0)
+        value = entries.pop(rename(torch_name(path)))
+        value = value.transpose(np.argsort(_AXES.get(value.ndim, range(value.ndim))))
         old = variable.get_value()
         if value.shape != old.shape:
             raise ValueError(f"{torch_name(path)}: {value.shape}, expected {old.shape}")
@@ -87,6 +98,21 @@ def randomise(module: nn.Module, seed: int) -> None:
                 normal(part.bias, 0.2)
                 normal(part.running_mean, 0.2)
                 uniform(part.running_var, 0.5, 2.0)
+            elif isinstance(part, nn.Linear):
+                normal(part.weight, part.in_features**-0.5)
+                normal(part.bias, 0.1)
+            elif isinstance(part, nn.ConvTranspose2d):
+                assert part.bias is not None
+                normal(part.weight, part.in_channels**-0.5)
+                normal(part.bias, 0.1)
+            elif isinstance(part, nn.LayerNorm | nn.GroupNorm):
+                uniform(part.weight, 0.5, 1.5)
+                normal(part.bias, 0.2)
+            for name, parameter in part.named_parameters(recurse=False):
+                if name == "gamma":
+                    uniform(parameter, 0.2, 0.6)
+                elif name in ("cls_token", "pos_embed"):
+                    normal(parameter, 0.5)
         for part in module.modules():
             last = getattr(part, "bn3", getattr(part, "bn2", None))
             if last is not None and getattr(part, "has_skip", True):
@@ -101,7 +127,8 @@ def _rescale_output(module: nn.Module, generator: torch.Generator) -> None:
     last: Any = module.last_convolution
     hook = last.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     training = module.training
-    module.eval()(torch.rand((1, 3, 64, 96), generator=generator, dtype=last.weight.dtype))
+    size = getattr(module, "example_size", (64, 96))
+    module.eval()(torch.rand((1, 3, *size), generator=generator, dtype=last.weight.dtype))
     module.train(training)
     hook.remove()
     factor = 0.5 / outputs[0].std()

@@ -533,7 +533,8 @@ def test_public_files_are_on_https_and_have_a_place_of_their_own():
         named = re.search(r"-([0-9a-f]{8})\.", each.url)
         if named:
             assert each.sha256.startswith(named[1])
-    assert {name for name, (_, each) in PUBLIC.items() if not each.url} == {"midas_v1", "sgrl"}
+    by_hand = {f"depth_anything_v1_vit{letter}" for letter in "sbl"} | {"midas_v1", "sgrl"}
+    assert {name for name, (_, each) in PUBLIC.items() if not each.url} == by_hand
     assert PUBLIC["imagenet:resnext101_32x8d_wsl"][1].licence == "CC-BY-NC 4.0"
 
 

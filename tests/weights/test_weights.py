@@ -197,6 +197,11 @@ REFUSED = {
     "of a text for a format": ({"format": "1"}, "format: expected a whole number, got '1'"),
     "of format 0": ({"format": 0}, "format: expected a whole number from 1 on, got 0"),
     "of two signs": ({"larger_is": "farther"}, "larger_is farther, model.output disparity"),
+    "of a unit that it cannot have": ({"unit": "metre"}, "unit metre, of the model none"),
+    "of a multiple that its encoder cannot have": (
+        {"preprocessing": PREPROCESSING.to_dict() | {"size": 112, "multiple": 14}},
+        "preprocessing.multiple 14, which is none of strides's 32",
+    ),
     "with an extra field": ({"extra\x1b[2J": 1}, r"extra\x1b[2J: is unknown"),
     "with a control character": ({"part": "\x1b[2J"}, r"'\x1b[2J'"),
     "of an absurd width": ({"model": {"decoder_width": 10**30}}, "decoder_width"),
@@ -298,7 +303,9 @@ def test_an_encoder_is_no_network(resnet18: pathlib.Path, tmp_path: pathlib.Path
 def test_unknown_keys_name_the_known_networks(tmp_path: pathlib.Path):
     path = tmp_path / "x.pt"
     torch.save({"features.0.weight": torch.zeros(3)}, path)
-    with pytest.raises(WeightsError, match="no known network has these keys; known: midas_v1,"):
+    with pytest.raises(
+        WeightsError, match="no known network has these keys; known: depth_anything_"
+    ):
         convert.from_file(path)
 
 
@@ -511,6 +518,13 @@ COUNTS = {
     "midas_v1": (37_371_201, 61.825),
     "midas_v21": (105_362_945, 103.443),
     "midas_v21_small": (21_320_545, 10.339),
+    # At 378x378.
+    "depth_anything_v1_vits": (24_785_089, 26.407),
+    "depth_anything_v2_vits": (24_785_089, 26.407),
+    "depth_anything_v2_vitb": (97_470_785, 92.827),
+    "depth_anything_v2_vitl": (335_315_649, 324.509),
+    "dpt_large": (344_055_465, 258.206),
+    "dpt_hybrid": (123_146_985, 127.614),
     "resnet18": (11_176_512, 5.330),
     "resnet34": (21_284_672, 10.765),
     "resnet50": (23_508_032, 12.011),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from reldepth_jax import runtime
@@ -86,6 +87,8 @@ def _is_plain(conv: nnx.Conv) -> bool:
         and conv.feature_group_count == 1
         and conv.mask is None
         and conv.dtype == jnp.float32
+        # Nothing is done to its kernel before.
+        and conv.conv_general_dilated in (convolve, lax.conv_general_dilated)
     )
 
 

@@ -8,8 +8,15 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.public_files import PublicFile
 
-KeyMap = Callable[[str], str]
+Names = str | tuple[str, ...]
+"""Of an array, or of several that are ours if they are put one below the other."""
+KeyMap = Callable[[str], Names]
 """From our name of an array, as torch would spell it (`encoder.bn1.running_mean`), to theirs."""
+
+
+def parts(names: Names) -> tuple[str, ...]:
+    """Return the names of all arrays that ours is made of."""
+    return (names,) if isinstance(names, str) else names
 
 
 def same(key: str) -> str:
@@ -26,14 +33,18 @@ class Preset:
     part: Literal["network", "encoder"] = "network"
     """What a file of weights holds. The keys of an encoder have no `encoder.` in front."""
     key_maps: tuple[KeyMap, ...] = (same,)
-    """How published files call our arrays; the first is what we write."""
+    """How published files call our arrays; the first, without parts, is what we write."""
     dead: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """Arrays of published files, with their shapes in torch, that take no part in the output."""
     superfluous: tuple[str, ...] = ()
     """Beginnings of further keys that a file may have: classifiers."""
+    layout: str = ""
+    """What the presets share whose files have the same keys and shapes: which one a file holds must
+    be said. Empty: no other preset's files have these."""
     preprocessing: Preprocessing = Preprocessing()
     files: tuple[PublicFile, ...] = ()
-    """The public weights, which users get by name."""
+    """The public weights, which users get by name. The names of the files tell presets with one
+    layout apart."""
     source: str
     """Whose they are, and where there are others; or why there are none."""
     licence: str

@@ -1,4 +1,4 @@
-"""Encoders alone, with ImageNet weights: torchvision's ResNets, EfficientNet-Lite."""
+"""Encoders alone: torchvision's ResNets, EfficientNet-Lite, DINOv2, timm's transformers."""
 
 import functools
 import re
@@ -29,6 +29,7 @@ _LITE_REPEATS = {
     "efficientnet_lite3": (1, 3, 3, 5, 5, 6, 1),
     "efficientnet_lite4": (1, 4, 4, 6, 6, 8, 1),
 }
+_DINOV2_WIDTHS = {"dinov2_vits14": 384, "dinov2_vitb14": 768, "dinov2_vitl14": 1024}
 
 
 def encoder_preset(name: str) -> Preset:
@@ -46,6 +47,27 @@ def encoder_preset(name: str) -> Preset:
             source="timm" + (f", or `pretrained:{name}`" if packaged else ""),
             licence="Apache-2.0",
             paper="Tan and Le, ICML 2019; EfficientNet-Lite release of Google's TPU team",
+        )
+    if name in _DINOV2_WIDTHS:
+        return Preset(
+            name=name,
+            model=ModelConfig(encoder=Choice(name)),
+            part="encoder",
+            dead={"mask_token": (1, _DINOV2_WIDTHS[name])},
+            files=files,
+            source="github.com/facebookresearch/dinov2",
+            licence="Apache-2.0",
+            paper="Oquab et al., TMLR 2024",
+        )
+    if name in ("vit_large_patch16_384", "vit_base_resnet50_384"):
+        return Preset(
+            name=name,
+            model=ModelConfig(encoder=Choice(name), normalisation="half"),
+            part="encoder",
+            superfluous=("norm.", "head."),
+            source="timm, by the same name",
+            licence="Apache-2.0",
+            paper="Dosovitskiy et al., ICLR 2021",
         )
     return Preset(
         name=name,
