@@ -6,9 +6,12 @@ import os
 import pathlib
 import platform
 import sys
+import tempfile
 from typing import TypeVar
 
 import jax
+
+from reldepth_jax.errors import printable
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ def cache_folder() -> pathlib.Path | None:
     if own:
         return pathlib.Path(own).absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    if cache.startswith("~") and os.environ.get("HOME") == "":
+        return None  # it would be /.cache
     folder = pathlib.Path(os.path.expanduser(cache), "reldepth_jax")
     # Without a home directory "~" stays as it is.
     return folder if folder.is_absolute() else None
@@ -66,7 +71,18 @@ def keep_compiled() -> None:
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    if jax.config.values["jax_compilation_cache_dir"]:
+    given = jax.config.values["jax_compilation_cache_dir"]
+    if given and "://" not in given:
+        try:
+            os.makedirs(given, exist_ok=True)
+            with tempfile.TemporaryFile(dir=given):
+                pass
+        except OSError as error:
+            # JAX would warn of each program that it compiles.
+            line = f"compiled programs are not kept: {given} cannot be written to: {error.strerror}"
+            print(printable(line), file=sys.stderr)
+            jax.config.update("jax_compilation_cache_dir", None)
+    if given:
         return
     cache = cache_folder()
     if cache is None:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -41,6 +42,18 @@ def test_pages_are_not_faulted_in_again():
     assert pages("set_up") < 3000 < pages("as it comes")
 
 
+CACHE = "jax_compilation_cache_dir"
+
+
+@pytest.fixture
+def cache() -> Iterator[None]:
+    """Put JAX's cache back after a test that changes it."""
+    before = jax.config.values[CACHE]
+    yield
+    jax.config.update(CACHE, before)
+
+
+@pytest.mark.usefixtures("cache")
 def test_without_a_home_directory_nothing_is_kept(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -49,6 +62,42 @@ def test_without_a_home_directory_nothing_is_kept(
         monkeypatch.delenv(name, raising=False)
     # A user whom the system does not know: "~" stays as it is.
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)
+    jax.config.update(CACHE, None)
     runtime.keep_compiled()
+    assert jax.config.values[CACHE] is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_cache_that_cannot_be_written_to_is_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], folder: str
+):
+    (tmp_path / "file").touch()
+    given = str(tmp_path / folder)
+    jax.config.update(CACHE, given)
+    runtime.keep_compiled()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"compiled programs are not kept: {given} cannot be written to: ")
+    assert jax.config.values[CACHE] is None
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("home", ["file", "nowhere/below", ""])
+def test_a_home_that_cannot_be_written_to_keeps_nothing_and_says_nothing(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    home: str,
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("/proc/self/nowhere")
+    monkeypatch.chdir(tmp_path)
+    for name in ("RELDEPTH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home else "")
+    jax.config.update(CACHE, None)
+    runtime.keep_compiled()
+    assert jax.config.values[CACHE] is None
+    assert capsys.readouterr() == ("", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]

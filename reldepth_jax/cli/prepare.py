@@ -11,7 +11,6 @@ at any time: the same command begins again. Train with --config.data.source.prep
 """
 
 import argparse
-import os
 
 from reldepth_jax import config
 from reldepth_jax.cli import command
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError("--verify takes all that is prepared; leave --parts and --partial")
     workers = options.workers
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = command.cores()
     if workers < 0:
         raise config.ConfigError(f"--workers must be at least 0, got {workers}")
 

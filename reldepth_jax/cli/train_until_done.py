@@ -29,6 +29,7 @@ import sys
 import threading
 
 from reldepth_jax.cli import train
+from reldepth_jax.errors import UserError
 from reldepth_jax.run_dir import layout
 from reldepth_jax.training.preemption import heard
 
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train until it is done; return the exit code of the last training."""
+    if not hasattr(os, "wait"):
+        raise UserError(f"train-until-done does not run on {sys.platform}; use Linux, macOS or WSL")
     arguments = sys.argv[1:] if argv is None else argv
     options, _ = parser().parse_known_args(arguments)
     run_dir = pathlib.Path(options.workdir or layout.default_run_dir(options.config))

@@ -22,6 +22,7 @@ from reldepth_jax.config.validation import (
     validate,
     without_none,
 )
+from reldepth_jax.errors import printable
 from reldepth_jax.registry import Registry, did_you_mean
 
 
@@ -36,6 +37,9 @@ def load(name: str) -> Config:
         validate(config)
     except ConfigError as error:
         raise ConfigError(f"{find(name)}: {error}") from None
+    except Exception as error:
+        # Values of classes of its own, and values that hold themselves.
+        raise ConfigError(f"{find(name)}: {_explain(error)}") from error
     return config
 
 
@@ -89,9 +93,9 @@ def run_file(name: str, function: str) -> Any:
         if get is None:
             raise ConfigError(f"{file}: defines no function {function}()")
         return get(*[variant] if variant else [])
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == file]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
@@ -104,7 +108,8 @@ def _explain(error: BaseException) -> str:
     word = re.search(r"^(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     group = getattr(schema, word[1], None) if word else None
     if word is None or not dataclasses.is_dataclass(group):
-        return f"{type(error).__name__}: {error}"
+        # One line, whatever the file says.
+        return ": ".join(filter(None, (type(error).__name__, printable(str(error)[:500]))))
     names = [field.name for field in dataclasses.fields(group)]
     return f"{word[1]} has no field {word[2]!r}.{did_you_mean(word[2], names)}"
 

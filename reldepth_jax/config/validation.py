@@ -185,6 +185,12 @@ def _check_choice(choice: Any, path: str, registry: Registry | None) -> None:
             where = f"{registry.kind} {choice.name!r}"
             raise ConfigError(unknown(f"{path}.{name}", kinds, name, where))
         _check_type(value, kinds[name], f"{path}.{name}", registry)
+        try:
+            hash(value)
+        except TypeError:
+            raise ConfigError(
+                f"{path}.{name}: expected plain values and tuples, got {value!r}"
+            ) from None
 
 
 def lookup(registry: Registry, name: str, path: str) -> Entry:

@@ -36,8 +36,9 @@ class GradientMatching:
     scales: int = 4
 
     def __post_init__(self):
-        if self.scales < 1:
-            raise UserError(f"loss.scales must be at least 1, got {self.scales}")
+        # No image has more halves.
+        if not 1 <= self.scales <= 16:
+            raise UserError(f"loss.scales must be from 1 to 16, got {self.scales}")
 
     def __call__(
         self, score: Float[Array, "b h w"], batch: Batch, pairs: Pairs

@@ -74,6 +74,9 @@ def holder(run_dir: pathlib.Path) -> tuple[str, str]:
 
     Looking at the lock must not take it: the training that starts at this moment would be refused.
     """
+    if os.name == "nt":
+        # No training runs there, and sending signal 0 would end the process instead of finding it.
+        return "", ""
     try:
         text = (run_dir / layout.LOCK).read_text(encoding="utf-8", errors="replace")
     except OSError:

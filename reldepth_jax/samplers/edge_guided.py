@@ -18,6 +18,7 @@ from reldepth_jax.samplers.edge_points import (
     require_distances,
     sobel,
 )
+from reldepth_jax.samplers.masked_draws import require_number
 from reldepth_jax.types import Batch, Pairs
 
 
@@ -40,8 +41,7 @@ class EdgeGuidedPairs:
     channel of normalised images, which has the edges of this "red"."""
 
     def __post_init__(self):
-        if self.num_pairs < 1:
-            raise UserError(f"pairs.num_pairs must be at least 1, got {self.num_pairs}")
+        require_number(self.num_pairs)
         if not 0 < self.threshold <= 1:
             raise UserError(f"pairs.threshold must be above 0 and at most 1, got {self.threshold}")
         require_distances(self.distances)

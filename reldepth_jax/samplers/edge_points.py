@@ -100,5 +100,7 @@ def pairs_across_edges(
 def require_distances(distances: tuple[int, int]) -> None:
     """Raise UserError unless these are a smallest and a largest distance."""
     low, high = distances
-    if not 1 <= low <= high:
-        raise UserError(f"pairs.distances must be 1 <= smallest <= largest, got {low}, {high}")
+    if not 1 <= low <= high <= 2**15:
+        raise UserError(
+            f"pairs.distances must be 1 <= smallest <= largest <= {2**15}, got {low}, {high}"
+        )

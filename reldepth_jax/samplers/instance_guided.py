@@ -24,6 +24,7 @@ from reldepth_jax.samplers.edge_points import (
     require_distances,
     sobel,
 )
+from reldepth_jax.samplers.masked_draws import require_number
 from reldepth_jax.types import Batch, Pairs
 
 
@@ -42,8 +43,7 @@ class InstanceGuidedPairs:
     needs = ("instances",)
 
     def __post_init__(self):
-        if self.num_pairs < 1:
-            raise UserError(f"pairs.num_pairs must be at least 1, got {self.num_pairs}")
+        require_number(self.num_pairs)
         require_distances(self.distances)
 
     def __call__(self, key: Key[Array, ""], batch: Batch) -> Pairs:

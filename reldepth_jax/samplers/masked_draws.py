@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt32
 
+from reldepth_jax.errors import UserError
+
 _BITS = 32
+_MOST = 10**8
+"""Pairs an image: more do not fit into any memory."""
 
 
 class PackedMask(NamedTuple):
@@ -79,3 +83,9 @@ def draw_pixels(
 
 def _population(words: UInt32[Array, "b m"]) -> Int[Array, "b m"]:
     return jax.lax.population_count(words).astype(jnp.int32)
+
+
+def require_number(pairs: int, of: str = "") -> None:
+    """Raise UserError unless so many pairs an image can be drawn; `of` names their sampler."""
+    if not 1 <= pairs <= _MOST:
+        raise UserError(f"pairs.num_pairs{of and ' of '}{of} must be from 1 to 10**8, got {pairs}")

@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 from reldepth_jax.config import Choice
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import PAIR_SAMPLERS
+from reldepth_jax.samplers.masked_draws import require_number
 from reldepth_jax.types import Batch, Pairs, PairSampler
 
 
@@ -48,10 +49,7 @@ class MixedPairs:
                 raise UserError(
                     f"pairs.samplers: {sampler.name} gets its number from pairs.num_pairs"
                 )
-            if number < 1:
-                raise UserError(
-                    f"pairs.num_pairs: {sampler.name} must have at least 1, got {number}"
-                )
+            require_number(number, of=sampler.name)
         _ = self.parts
 
     @functools.cached_property

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from reldepth_jax.errors import UserError
 from reldepth_jax.ops.pairs import limited
 from reldepth_jax.registry import PAIR_SAMPLERS
-from reldepth_jax.samplers.masked_draws import nth_valid_pixel, pack_mask
+from reldepth_jax.samplers.masked_draws import nth_valid_pixel, pack_mask, require_number
 from reldepth_jax.types import Batch, Pairs
 
 
@@ -28,12 +28,11 @@ class UniformPairs:
     (see `ops.pairs.limited`). 0: no padding."""
 
     def __post_init__(self):
-        if not 1 <= self.num_pairs <= 10**8:
-            raise UserError(f"pairs.num_pairs must be from 1 to 10**8, got {self.num_pairs}")
-        if self.padded_to and self.padded_to < self.num_pairs:
+        require_number(self.num_pairs)
+        if self.padded_to and not self.num_pairs <= self.padded_to <= 10**8:
             raise UserError(
-                f"pairs.padded_to must be 0 or at least pairs.num_pairs ({self.num_pairs}), got"
-                f" {self.padded_to}"
+                f"pairs.padded_to must be 0, or from pairs.num_pairs ({self.num_pairs}) to 10**8,"
+                f" got {self.padded_to}"
             )
 
     def shared(self) -> tuple["UniformPairs", int | None]:

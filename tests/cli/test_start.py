@@ -1,8 +1,12 @@
 """Ctrl-C while a command starts, and descriptors that are closed. In processes of their own."""
 
+import os
+import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -115,3 +119,48 @@ def test_files_do_not_take_the_place_of_closed_streams():
         start.main(["predict", os.devnull])
     """
     assert run(program).returncode == 0
+
+
+def test_a_platform_without_locks_and_some_signals_says_what_is_missing():
+    # As on Windows, as far as Python shows it.
+    program = """
+        import os, signal, sys
+        for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+            sys.modules[name] = None
+        for name in ("sched_getaffinity", "wait"):
+            delattr(os, name)
+        from reldepth_jax.cli import check_data, command, compare, evaluate, inspect, predict
+        from reldepth_jax.cli import convert, models, prepare, train, train_until_done
+        from reldepth_jax.data.prepared import writing
+        from reldepth_jax.inference import files, networks
+        import pathlib
+        from reldepth_jax.run_dir import lock
+        folder = pathlib.Path(sys.argv[1])
+        assert command.cores() == os.cpu_count()
+        for main, words in (
+            (lambda words: writing._lock(folder).__enter__(), []),
+            (train.main, ["--config", "smoke", "--workdir", sys.argv[1] + "/run"]),
+            (train_until_done.main, ["--config", "smoke"]),
+        ):
+            try:
+                main(words)
+            except ValueError as error:
+                print(error)
+        os.name = "nt"
+        print(lock.holder(folder))
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "run.lock").write_text(
+            f"process {os.getpid()} on {socket.gethostname()}, started 2026-11-29 00:00:00\n"
+        )
+        ended = run(program, folder)
+        assert os.listdir(folder) == ["run.lock"]
+    assert ended.returncode == 0, ended.stderr
+    prepared, trained, again, holder = ended.stdout.splitlines()
+    assert (
+        prepared == f"{folder} cannot be locked: this platform has no fcntl. Prepare on Linux,"
+        " macOS or WSL; what is prepared is read here too"
+    )
+    assert "no fcntl. Train on Linux, macOS or WSL" in trained
+    assert again == "train-until-done does not run on linux; use Linux, macOS or WSL"
+    assert holder == "('', '')"

@@ -367,7 +367,7 @@ def test_all_orders_of_equal_scores_are_equally_likely():
     ("name", "options", "message"),
     [
         ("ssi_trimmed", {"trim": 1.0}, r"loss.trim must be in \[0, 1\), got 1.0"),
-        ("gradient_matching", {"scales": 0}, "loss.scales must be at least 1, got 0"),
+        ("gradient_matching", {"scales": 0}, "loss.scales must be from 1 to 16, got 0"),
         ("sgrl", {"sigma": -0.1}, "loss.sigma must be at least 0, got -0.1"),
         ("sgrl", {"alpha": -1.0}, "loss.alpha must be at least 0, got -1.0"),
         ("youtube3d", {"sigma": -1.0}, "loss.sigma must be at least 0, got -1.0"),

@@ -11,7 +11,6 @@ one removes the rest.
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import multiprocessing
 import os
@@ -360,6 +359,13 @@ def _check_space(home: pathlib.Path, data_set: str, size: int) -> None:
 @contextlib.contextmanager
 def _lock(home: pathlib.Path) -> Iterator[None]:
     """Hold the folder for one preparation; the operating system lets go when the process ends."""
+    try:
+        import fcntl
+    except ImportError:
+        raise DataError(
+            f"{io.printable(home)} cannot be locked: this platform has no fcntl. Prepare on Linux,"
+            " macOS or WSL; what is prepared is read here too"
+        ) from None
     with open(home / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
