@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt16
 
 import reldepth_jax
 from reldepth_jax.data.images import io, pictures
+from reldepth_jax.data.images.bands import bands
 from reldepth_jax.metrics.confidence import PARTNERS, confidence_map
 from reldepth_jax.types import LARGER_IS, Polarity, with_polarity
 
@@ -27,6 +28,17 @@ def is_prediction(path: str | os.PathLike[str]) -> bool:
     except OSError:
         return False
     return head.startswith(b"\x89PNG") and b"tEXtSoftware\0%s " % _SOFTWARE.encode() in head
+
+
+def _stretched(
+    values: Float32[np.ndarray, "h w"], low: float, high: float
+) -> UInt16[np.ndarray, "h w"]:
+    """Return 0 for `low`, 65535 for `high` and what lies between, rounded."""
+    stretched = np.empty(values.shape, np.uint16)
+    for rows in bands(*values.shape):
+        unit = (values[rows].astype(np.float64) - low) / ((high - low) or 1.0)
+        stretched[rows] = np.round(65535 * unit)
+    return stretched
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +101,7 @@ class Writer:
         notes = software | {key: str(value) for key, value in (told | facts).items()}
         base = self.output / name
         base.parent.mkdir(parents=True, exist_ok=True)
-        unit = (values.astype(np.float64) - low) / ((high - low) or 1.0)
-        io.write_png(f"{base}.png", np.round(65535 * unit).astype(np.uint16), notes)
+        io.write_png(f"{base}.png", _stretched(values, low, high), notes)
         colors = software | {"colors": "by rank; bright is near, dark is far"}
         io.write_png(f"{base}_color.png", pictures.colorize(score), colors)
         if self.npy:

@@ -12,7 +12,7 @@ import pytest
 from reldepth_jax.config import Config, ConfigError, DataConfig, LabelNoise, override, validate
 from reldepth_jax.data.label_noise import noisy_depth
 from reldepth_jax.data.pipeline import train_batches
-from reldepth_jax.data.transforms import TrainTransform
+from reldepth_jax.data.transforms import TrainTransform, apply_gamma
 from reldepth_jax.types import Sample
 
 SHAPE = (24, 40)
@@ -176,6 +176,16 @@ def test_noise_changes_depth_and_gamma_the_image_and_nothing_else():
             after = example(seed, **options)
             differ = {name for name in before if not np.array_equal(before[name], after[name])}
             assert differ == changed
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.77, 1.0, 1.3, 2.2])
+def test_gamma_is_rounded_to_the_nearest_level(gamma: float):
+    levels = np.arange(256, dtype=np.uint8)
+    image = np.stack([levels, levels[::-1], levels], axis=1)[None]
+    exact = 255 * (image.astype(np.longdouble) / 255) ** np.longdouble(gamma)
+    # No level of these lies halfway between two.
+    assert abs(exact % 1 - 0.5).min() > 1e-6
+    np.testing.assert_array_equal(apply_gamma(image, gamma), np.rint(exact).astype(np.uint8))
 
 
 def test_gamma_raises_to_a_power_log_uniform_in_its_range():

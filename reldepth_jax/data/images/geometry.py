@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
+from reldepth_jax.data.images.bands import as_array
+
 STRIDE = 32
 """Sides that the network accepts are multiples of this."""
 
@@ -64,7 +66,7 @@ def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if array.shape[:2] == size:
         return array
     height, width = size
-    return np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
+    return as_array(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_map_nearest(

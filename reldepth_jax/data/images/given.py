@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile
 
 from reldepth_jax.data.images import decoding, io
+from reldepth_jax.data.images.bands import as_array
 from reldepth_jax.errors import UserError
 
 Given = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -56,7 +57,7 @@ def _from_pillow(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
                 "its EXIF says that it is displayed turned, but it may have been turned already;"
                 " call PIL.ImageOps.exif_transpose on what Image.open returns, or give the path"
             )
-        return np.array(decoding.to_rgb(image, displayed=True))
+        return as_array(decoding.to_rgb(image, displayed=True))
     except Exception as error:
         size = f"{image.width}x{image.height}"
         raise UserError(f"the image ({image.mode}, {size}): {_reason(error)}") from None

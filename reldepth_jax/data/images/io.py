@@ -20,6 +20,7 @@ from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image, ImageFile, PngImagePlugin
 
 from reldepth_jax.data.images import decoding
+from reldepth_jax.data.images.bands import as_array, bands
 from reldepth_jax.data.images.decoding import MAX_PIXELS, Header
 from reldepth_jax.errors import UserError, printable
 
@@ -71,7 +72,7 @@ def read_image(
     """
     with _reading(path) as file:
         with decoding.opened(file, max_pixels=max_pixels) as image:
-            return np.array(decoding.to_rgb(image, displayed=True))
+            return as_array(decoding.to_rgb(image, displayed=True))
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -80,7 +81,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     What data sets label are stored pixels. Otherwise as `read_image`; `name` stands in messages.
     """
     with reporting(name), decoding.opened(io.BytesIO(data)) as image:
-        return np.array(decoding.to_rgb(image, displayed=False))
+        return as_array(decoding.to_rgb(image, displayed=False))
 
 
 def read_header(data: bytes, name: str) -> Header:
@@ -276,7 +277,9 @@ def write_png(
     for key, value in (metadata or {}).items():
         info.add_text(key, value)
     with atomic_write(path) as file:
-        Image.fromarray(array).save(file, format="PNG", pnginfo=info)
+        # Of 16 bits the lower ones are noise: level 4 takes half the time of 6, and 9 % more room.
+        level = 4 if array.dtype == np.uint16 else 6
+        Image.fromarray(array).save(file, format="PNG", pnginfo=info, compress_level=level)
 
 
 def write_pfm(path: str | os.PathLike[str], array: Float32[np.ndarray, "h w"]) -> None:
@@ -284,10 +287,15 @@ def write_pfm(path: str | os.PathLike[str], array: Float32[np.ndarray, "h w"]) -
     height, width = array.shape
     with atomic_write(path) as file:
         file.write(f"Pf\n{width} {height}\n-1.0\n".encode("ascii"))
-        file.write(array[::-1].astype("<f4").tobytes())
+        upwards = array[::-1]
+        for rows in bands(height, width):
+            file.write(upwards[rows].astype("<f4").tobytes())
 
 
 def write_npy(path: str | os.PathLike[str], array: Float32[np.ndarray, "h w"]) -> None:
     """Write a map as NPY."""
+    array = np.ascontiguousarray(array)
     with atomic_write(path) as file:
-        np.save(file, array, allow_pickle=False)
+        # Not np.save, which tells how many bytes were written to a full disk, but not why no more.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from reldepth_jax.data.images import io
+from reldepth_jax.data.images.bands import bands
 
 SKY = (150, 196, 232)
 """Light blue, a hue that the colour map does not have."""
@@ -74,20 +75,22 @@ def colorize(
 
     +inf becomes `SKY`; NaN, -inf and pixels outside `mask` become `INVALID`.
     """
-    valid = ~np.isnan(array) if mask is None else mask & ~np.isnan(array)
-    finite = valid & np.isfinite(array)
-    picture = np.empty((*array.shape, 3), np.uint8)
-    picture[:] = INVALID
-    picture[valid & (array == np.inf)] = SKY
-    values = array[finite]
-    if values.size:
-        # A sample settles the quantiles: 256 colours do not show the difference. The stride is
-        # odd so that it does not walk along single columns.
-        sample = values[:: values.size // 2**18 | 1]
+    finite = np.isfinite(array) if mask is None else mask & np.isfinite(array)
+    values = array.ravel() if finite.all() else array[finite]
+    # A sample settles the quantiles: 256 colours do not show the difference. The stride is odd so
+    # that it does not walk along single columns.
+    sample = values[:: values.size // 2**18 | 1]
+    edges = np.empty(0, array.dtype)
+    if sample.size:
         edges = np.quantile(sample, np.arange(1, _LEVELS) / _LEVELS, method="nearest")
-        below = np.searchsorted(edges, values, side="left")
-        up_to = np.searchsorted(edges, values, side="right")
-        picture[finite] = _colors()[(below + up_to) // 2]
+    picture = np.empty((*array.shape, 3), np.uint8)
+    for rows in bands(*array.shape):
+        below = np.searchsorted(edges, array[rows], side="left")
+        up_to = np.searchsorted(edges, array[rows], side="right")
+        picture[rows] = _colors()[(below + up_to) // 2]
+        sky = array[rows] == np.inf
+        picture[rows][sky] = SKY
+        picture[rows][~(finite[rows] | (sky if mask is None else sky & mask[rows]))] = INVALID
     return picture
 
 

@@ -117,7 +117,7 @@ class Preprocessing:
         """Return the score of the photograph's part at `size`, that of the photograph."""
         if self.enlarge == "triangle":
             return geometry.resize_score(score, size)
-        return resample(score, size, self.enlarge).astype(np.float32)
+        return resample(score, size, self.enlarge, np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
