@@ -201,8 +201,9 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
         for title, result in results.items()
     }
     console.print(heldout_report.table(f"{network}, {options.split} images", named))
-    for title, line in judged.excerpts.items():
-        console.print(f"{title}: {line}", markup=False, soft_wrap=True)
+    for title, lines in judged.remarks.items():
+        for line in lines:
+            console.print(f"{title}: {line}", markup=False, soft_wrap=True)
     for choice, reason in judged.left_out:
         console.print(f"left out: {choice.name}: {reason}", markup=False)
     console.print(heldout_report.protocol_text(judged.main), markup=False)

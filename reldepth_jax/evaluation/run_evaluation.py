@@ -36,9 +36,9 @@ class RunEvaluation:
     """By title; the first is `settings.data.source`, the others were mixed into training."""
     left_out: Sequence[tuple[Choice, str]]
     """Mixed sources without this split, with the reason."""
-    excerpts: Mapping[str, str]
-    """Of sources that chose which images the split is: how many of how many, and how to get all,
-    by title."""
+    remarks: Mapping[str, Sequence[str]]
+    """What sources say of images that were not judged, by title: those of another split, with how
+    to get all, and files that are left out."""
 
     @property
     def main(self) -> Evaluation:
@@ -54,7 +54,7 @@ class RunEvaluation:
                 {"name": title, "source": _plain(source), **result.to_json()}
                 for title, (source, result) in self.results.items()
             ],
-            "excerpts": dict(self.excerpts),
+            "remarks": {title: list(lines) for title, lines in self.remarks.items()},
             "left_out": [
                 {"source": _plain(source), "because": reason} for source, reason in self.left_out
             ],
@@ -141,9 +141,8 @@ def evaluate_run(
                 keep=0 if results else keep,
             )
         results[title] = choice, result
-    told = {title: getattr(each, "excerpt", str)() for title, (_, each) in sources.items()}
-    excerpts = {title: line for title, line in told.items() if line}
-    return RunEvaluation(settings, predict.preprocessing.size, fit, results, left_out, excerpts)
+    remarks = {title: _remarks(source) for title, (_, source) in sources.items()}
+    return RunEvaluation(settings, predict.preprocessing.size, fit, results, left_out, remarks)
 
 
 def write_json(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
@@ -152,6 +151,11 @@ def write_json(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
     text = json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(f"{text}\n".encode())
+
+
+def _remarks(source: Any) -> list[str]:
+    excerpt, remarks = getattr(source, "excerpt", str)(), getattr(source, "remarks", list)()
+    return [*([excerpt] if excerpt else []), *remarks]
 
 
 def _title(source: Choice, taken: list[str]) -> str:

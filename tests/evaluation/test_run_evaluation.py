@@ -99,12 +99,16 @@ def test_a_split_that_is_not_all_of_a_folder_says_so(script, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "folder: 1 of 10 images: test='90%:100%'; all of them: --config.data.sou" in told
     report = json.loads((tmp_path / "run/eval/test_folder.json").read_text())
-    assert report["excerpts"]["folder"].startswith("1 of 10 images")
+    assert report["remarks"]["folder"][0].startswith("1 of 10 images")
+    (tmp_path / "data/rgb/10.dng").write_bytes(b"x")
     own.append("--config.data.source.test=:")
     assert script("evaluate", "--workdir", tmp_path / "run", *own) == 0
-    assert "of 10 images:" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "of 10 images:" not in told
+    assert f"folder: {tmp_path}/data/rgb: 1 file left out: 1 .dng" in told
     report = json.loads((tmp_path / "run/eval/test_folder.json").read_text())
-    assert (report["excerpts"], len(report["model"]["whdr"]["total"])) == ({}, 4)
+    assert len(report["remarks"]["folder"]) == 1
+    assert len(report["model"]["whdr"]["total"]) == 4
 
 
 def photo(folder):
