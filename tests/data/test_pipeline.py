@@ -181,7 +181,9 @@ def test_order_and_augmentation_follow_from_the_seed_as_written(order: int):
     transform = TrainTransform((32, 64), (1.0, 1.5))
     for slot, batch in enumerate(found):
         source, place = slot % 2, slot // 2
-        sample = sources[source][orders[source][place]]
+        index = orders[source][place]
+        assert index is not None
+        sample = sources[source][index]
         expected = transform(sample, augmentation(seeds[2], slot))
         for name, value in expected.items():
             np.testing.assert_array_equal(batch[name][0], value)

@@ -874,7 +874,7 @@ def in_one_storage() -> bytes:
     return saved({"a": torch.zeros(2**24)[:4]})
 
 
-def long_directory() -> bytes:
+def long_directory() -> tuple[bytes, bytes]:
     end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 1, 1, 2**31 - 100, 0, 0)
     return b"PK\x03\x04" + bytes(2**20), end
 

@@ -155,7 +155,12 @@ def test_networks_of_a_run_see_photographs_as_they_saw_training_images(
     monkeypatch: pytest.MonkeyPatch,
 ):
     config = Config(data=DataConfig(crop=(64, 96)))
-    assert Preprocessing.of_training(config) == Preprocessing(size=64)
+    whole = Preprocessing.of_training(config)
+    # Nothing is added at the edges: of 40x60 the sides become 64 and 96, of 40x54 not 86.4 and ten
+    # columns of the edge.
+    for width, expected in ((60, 96), (54, 96), (49, 64)):
+        image, used = whole.network_image(noise(40, width))
+        assert image.shape[:2] == used == (64, expected)
     entry = dataclasses.replace(ENCODERS.lookup("resnet50"), facts={"patch": 14})
     monkeypatch.setitem(ENCODERS.entries, "resnet50", entry)
     patches = Preprocessing.of_training(config)
