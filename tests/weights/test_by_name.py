@@ -1,6 +1,7 @@
 """Public weights by name: a tiny network that a server on this machine publishes."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -319,6 +320,26 @@ def test_what_is_converted_is_used_where_nothing_can_be_written(
     by_name.load("tiny")
 
 
+def test_a_conversion_that_cannot_be_kept_is_used_all_the_same(
+    publish: Any,
+    cache: pathlib.Path,
+    digest: str,
+    tensors: Arrays,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    publish()
+    monkeypatch.setattr(by_name.file, "write", full)
+    assert same(by_name.load("tiny").arrays, tensors)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{cache / f'tiny-{digest[:8]}.safetensors'} cannot be written (No space left on device);"
+        " next time it is converted again"
+    )
+
+
 def test_two_at_the_same_time_fetch_and_convert_once(
     publish: Any,
     served: Server,
@@ -468,10 +489,10 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_names_without_public_weights_are_told(name: str, tmp_path: pathlib.Path):
-    for command in (("predict", tmp_path), ("evaluate",), ("models",)):
-        option = "--fetch" if command == ("models",) else "--model"
+    for command, *rest in (("predict", tmp_path, "--model"), ("evaluate", "--model"),
+                           ("models", "--fetch")):  # fmt: skip
         with pytest.raises(UserError) as caught:
-            run(*command, option, name)
+            run(command, *rest, name)
         assert str(caught.value).startswith(UNKNOWN[name])
 
 

@@ -366,7 +366,7 @@ def cache_error(url: str, path: pathlib.Path, reason: str) -> None:
 def test_too_little_space_is_told_before_anything_comes(
     served: Server, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 600_000))  # type: ignore
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 600_000))
     cache_error(served.url, path, "has no space left (0.7 MB are needed)")
     assert path.with_name("tiny.pt.part").stat().st_size == 0
 
@@ -473,6 +473,6 @@ def test_progress_of_a_terminal_stays_on_one_line_and_goes(monkeypatch: pytest.M
         ({"url": "https://x.org/x.pt", "file": "../x.pt"}, "cannot be the name of a file"),
     ],
 )
-def test_facts_that_cannot_be_are_refused_when_registered(values: dict[str, str], said: str):
+def test_facts_that_cannot_be_are_refused_when_registered(values: dict[str, Any], said: str):
     with pytest.raises(ValueError, match=said):
         PublicFile(name="x", **values)
