@@ -129,8 +129,8 @@ def test_a_photograph_is_predicted_by_name(
     assert sorted(each.name for each in cache.iterdir()) == [
         f"tiny-{digest[:8]}.safetensors", "tiny.pt", "tiny.pt.lock",
     ]  # fmt: skip
-    report = json.loads((tmp_path / "one" / "predictions.json").read_text())
-    assert report["predictions"][0]["run"] == "tiny"
+    listed = (tmp_path / "one" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in listed] == ["tiny"]
 
     # The second time neither the server nor the publisher's file is needed.
     (cache / "tiny.pt").unlink()
