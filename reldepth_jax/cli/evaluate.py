@@ -124,8 +124,9 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
             " options (dataset.…) can be set"
         )
     # All images by default: how many the run validates on does not matter.
-    settings = config.override(config.Config(), {"eval.num_images": "0"} | assignments)
-    config.validate(settings)
+    assignments = {"eval.num_images": "0"} | assignments
+    known_early = {path: text for path, text in assignments.items() if path != "eval.image_size"}
+    config.validate(config.override(config.Config(), known_early))
 
     # Imported late: a mistake is reported before JAX is loaded.
     from rich.console import Console
@@ -134,6 +135,8 @@ def _evaluate_published(options: argparse.Namespace, assignments: dict[str, str]
     from reldepth_jax.evaluation.run_evaluation import write_json
 
     model, _ = _network(options)
+    settings = config.override(settings_for(model.config), assignments)
+    config.validate(settings)
     protocol = PROTOCOLS.create(choice.name, **choice.options)
     predictor, adapted = protocol.adapted(model.predictor(settings.eval.image_size))
     with command.progress_bar(f"{options.dataset} images") as progress:
@@ -223,14 +226,22 @@ def _network(options: argparse.Namespace) -> tuple["Model", config.Config]:
     runtime.set_up()
     runtime.keep_compiled()
     if options.model is not None:
-        model, own = networks.load_public(options.model), config.Config()
+        model = networks.load_public(options.model)
+        own = settings_for(model.config)
     elif options.weights is not None:
-        model, own = networks.load_model(options.weights), config.Config()
+        model = networks.load_model(options.weights)
+        own = settings_for(model.config)
     else:
         model = networks.from_run(options.workdir, options.checkpoint)
         own = load_config(options.workdir)
     assert own is not None
     return dataclasses.replace(model, fast=True) if options.fast else model, own
+
+
+def settings_for(model: config.ModelConfig) -> config.Config:
+    """Return the default settings, with sizes of images that the network can have."""
+    side = 384 // model.multiple * model.multiple or model.multiple
+    return config.Config(model=model, data=config.DataConfig(crop=(side, side)))
 
 
 def _origin(options: argparse.Namespace, model: "Model") -> dict[str, Any]:

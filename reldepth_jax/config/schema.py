@@ -7,7 +7,7 @@ the compiled training step sees it.
 import dataclasses
 from typing import Any, Literal
 
-from reldepth_jax.config.choice import Choice
+from reldepth_jax.config.choice import Choice, option_defaults
 from reldepth_jax.config.setting import Rule, group, require_step_declared, setting
 from reldepth_jax.registry import ENCODERS, LOSSES, PAIR_SAMPLERS, SOURCES
 
@@ -161,6 +161,18 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = setting("float32", step=True)
     """Of convolutions and linear layers; parameters, normalisation, softmax, loss and metrics stay
     float32."""
+
+    def __post_init__(self) -> None:
+        # An option at its default is left out, so that equal networks compare equal.
+        held = self.encoder.options if isinstance(self.encoder, Choice) else {}
+        if held and self.encoder.name in ENCODERS.entries:
+            defaults = option_defaults(ENCODERS.lookup(self.encoder.name))
+            options = {
+                name: value
+                for name, value in held.items()
+                if name not in defaults or defaults[name] != value
+            }
+            object.__setattr__(self, "encoder", Choice(self.encoder.name, **options))
 
     @property
     def blocks(self) -> int:

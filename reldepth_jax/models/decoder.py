@@ -171,13 +171,18 @@ class Decoder(nnx.Module):
         self, taps: Sequence[Float[Array, "b _h _w _c"] | Tokens]
     ) -> Float[Array, "b _h _w c"]:
         """Return features at twice the resolution of the first map; `taps` finest first."""
-        if self.reassemble is not None:
-            pairs = zip(self.reassemble, taps, strict=True)
-            taps = [tap if make is None else make(tap) for make, tap in pairs]
-        finest = taps[0].shape[1:3]
-        sizes = [(2 * finest[0], 2 * finest[1]), *(tap.shape[1:3] for tap in taps[:-1])]
+        maps: list[Array] = []
+        for place, tap in enumerate(taps):
+            if isinstance(tap, Tokens):
+                assert self.reassemble is not None
+                make = self.reassemble[place]
+                assert make is not None
+                tap = make(tap)
+            maps.append(tap)
+        height, width = maps[0].shape[1:3]
+        sizes = [(2 * height, 2 * width), *(each.shape[1:3] for each in maps[:-1])]
         x = None
-        for fusion, tap, size in reversed(list(zip(self.fusion, taps, sizes, strict=True))):
+        for fusion, tap, size in reversed(list(zip(self.fusion, maps, sizes, strict=True))):
             x = call(fusion, tap, x, remat=self.remat, size=size)
         assert x is not None
         return x

@@ -58,7 +58,7 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
-        self.attend = jax.nn.dot_product_attention
+        self.attend: Callable[..., Array] = jax.nn.dot_product_attention
         """Scales by the root of a head's width; softmax in float32."""
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:

@@ -7,7 +7,7 @@ published networks, at full size, show even the mildest of them, a tanh GELU, by
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.encoders import dinov2, vit
 from reldepth_jax.models.network import RelDepthNet
 from reldepth_jax.models.transformer import Shape
+from reldepth_jax.types import Encoder
 from reldepth_jax.weights import presets
 from reldepth_jax.weights.presets import Preset
 from tests.references.torch_dpt import DepthAnything, Dpt, Sizes, StandardisedConv2d
@@ -71,7 +72,7 @@ def ours(name: str, module: nn.Module) -> tuple[RelDepthNet, Preset]:
             encoder = vit.hybrid(shape, sizes.depths, (1, 3), **options)
         else:
             encoder = dinov2.dinov2(shape, sizes.patch, sizes.taps, **options)
-        return RelDepthNet(config, encoder, rngs=rngs)
+        return RelDepthNet(config, cast(Encoder, encoder), rngs=rngs)
 
     model = abstract_network(make)
     load(model, module, preset.key_maps[0], preset.dead)

@@ -16,6 +16,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from reldepth_jax.cli import convert as cli_convert
+from reldepth_jax.config import Config, to_dict
+from reldepth_jax.config.serialisation import model_from_dict
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.inference import networks
 from reldepth_jax.inference.predictor import Predictor
@@ -257,6 +260,8 @@ TAPS = {
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_versions_differ_in_taps_ends_and_ways_back(name: str):
     preset = presets.get(name)
+    again = model_from_dict(to_dict(Config(model=preset.model))["model"])
+    assert again == preset.model
     network: Any = arrays.abstract(preset.model, "network")
     assert network.encoder.taps == TAPS[name]
     way_back = {"depth_anything_v1": "linear", "depth_anything_v2": "linear_aligned"}
@@ -298,6 +303,8 @@ def test_vits_agrees_with_torch_through_its_file(
     file.write(path, weights)
     model = networks.load_model(path)
     assert (model.larger_is, model.unit) == ("nearer", None)
+    # Its metadata say all options of the encoder, also those at their defaults.
+    assert model.weights().architecture == "depth_anything_v2_vits"
     images = np.random.default_rng(0).uniform(size=(1, 56, 70, 3)).astype(np.float32)
     with torch.no_grad():
         target = vits(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
@@ -333,7 +340,7 @@ def test_hugging_faces_file_is_the_same_network(
 
 
 def test_versions_are_told_by_the_name_of_the_file_or_by_the_user_alone(
-    published: pathlib.Path, tmp_path: pathlib.Path
+    published: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ):
     for name in ("depth_anything_v1_vits", "depth_anything_v2_metric_vkitti_vits"):
         path = tmp_path / presets.get(name).files[0].file
@@ -344,6 +351,10 @@ def test_versions_are_told_by_the_name_of_the_file_or_by_the_user_alone(
     with pytest.raises(WeightsError) as caught:
         convert.from_file(other)
     assert all(name in str(caught.value) for name in TRANSFORMERS if name.endswith("vits"))
+    code = cli_convert.main([str(published), str(tmp_path / "ours.safetensors")])
+    told = capsys.readouterr().out
+    assert code == 0
+    assert "is told by the name of the file alone; --arch says it for sure" in told
     metric = convert.from_file(other, "depth_anything_v2_metric_hypersim_vits")
     assert metric.unit == "metre"
     assert metric.meaning == "larger is farther (depth in metres)"

@@ -230,7 +230,7 @@ class StandardisedConv2d(nn.Conv2d):
         super().__init__(*args, bias=False, **options)
         self.quirks = quirks
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]: torch calls it input
         weight, how = self.weight, self.quirks.standardised
         if how != "none":
             variance, mean = torch.var_mean(weight, (1, 2, 3), keepdim=True, unbiased=False)
@@ -292,10 +292,11 @@ class Bottleneck(nn.Module):
             self.downsample = ConvNorm(channels_in, channels_out, 1, stride, quirks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        skip = self.downsample(x) if hasattr(self, "downsample") else x
-        x = torch.relu(self.norm1(self.conv1(x)))
-        x = torch.relu(self.norm2(self.conv2(x)))
-        return torch.relu(self.norm3(self.conv3(x)) + skip)
+        part: Any = dict(self.named_children())
+        skip = part["downsample"](x) if "downsample" in part else x
+        x = torch.relu(part["norm1"](part["conv1"](x)))
+        x = torch.relu(part["norm2"](part["conv2"](x)))
+        return torch.relu(part["norm3"](part["conv3"](x)) + skip)
 
 
 class HybridEmbed(nn.Module):
@@ -315,7 +316,8 @@ class HybridEmbed(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         x, maps = self.backbone["stem"](images), []
-        for stage in self.backbone["stages"].children():
+        stages: Any = self.backbone["stages"]
+        for stage in stages:
             x = stage["blocks"](x)
             maps.append(x)
         return maps[:2], self.proj(x)
@@ -356,7 +358,7 @@ class Enlargement(nn.ConvTranspose2d):
         super().__init__(channels, channels, size, stride=size)
         self.mirrored = quirks.mirrored
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]: torch calls it input
         weight = self.weight.flip(2, 3) if self.mirrored else self.weight
         return functional.conv_transpose2d(x, weight, self.bias, self.stride)
 
@@ -423,11 +425,12 @@ class DepthAnything(nn.Module):
 
     @property
     def last_convolution(self) -> nn.Module:
-        return self.depth_head["scratch"]["output_conv2"][2]
+        head: Any = self.depth_head
+        return head["scratch"]["output_conv2"][2]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         _, taps, grid = self.pretrained(imagenet_normalised(images))
-        head = self.depth_head
+        head: Any = self.depth_head
         maps = []
         for project, resize, tap in zip(head["projects"], head["resize_layers"], taps, strict=True):
             x = tap[:, 1:].transpose(1, 2).unflatten(2, grid)
@@ -478,7 +481,7 @@ class Dpt(nn.Module):
 
     def __init__(self, sizes: Sizes, **quirks: Any):
         super().__init__()
-        defaults = {"position_mode": "bilinear", "tap_norm": "none"}
+        defaults: dict[str, Any] = {"position_mode": "bilinear", "tap_norm": "none"}
         self.sizes, self.quirks = sizes, Quirks(**(defaults | quirks))
         hybrid = len(sizes.taps) == 2
         embed = HybridEmbed(sizes, self.quirks) if hybrid else PatchEmbed(sizes)
@@ -513,7 +516,8 @@ class Dpt(nn.Module):
 
     @property
     def last_convolution(self) -> nn.Module:
-        return self.scratch["output_conv"][4]
+        parts: Any = self.scratch
+        return parts["output_conv"][4]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps, taps, grid = self.pretrained["model"]((images - 0.5) / 0.5)

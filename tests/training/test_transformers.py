@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
+from reldepth_jax.cli import evaluate
 from reldepth_jax.config import (
     Choice,
     Config,
@@ -145,7 +146,7 @@ def test_only_kernels_decay():
     updates, _ = rule.update(nothing, rule.init(state.params), state.params)
     moved = {
         path[-1]
-        for path, variable in nnx.to_flat_state(updates)
+        for path, variable in nnx.to_flat_state(cast(nnx.State, updates))
         if np.any(np.asarray(variable.get_value()))
     }
     assert moved == {"kernel"}
@@ -176,6 +177,14 @@ def test_images_of_other_sizes_are_refused():
     model = networks.Model(config, nnx.State({}), nnx.State({}), Preprocessing(), {})
     with pytest.raises(Exception, match="must be multiples of 14, got 32x32"):
         model(np.zeros((1, 32, 32, 3), np.float32))
+
+
+def test_a_transformer_is_judged_at_sizes_that_it_can_have():
+    settings = evaluate.settings_for(tiny().model)
+    validate(override(settings, {"eval.image_size": "518"}))
+    with pytest.raises(ConfigError, match="eval.image_size must be multiples of 14, got 384"):
+        validate(override(settings, {"eval.image_size": "384"}))
+    assert evaluate.settings_for(ModelConfig()) == Config()
 
 
 def block(share: float, x: jax.Array, key: jax.Array | None) -> np.ndarray:
