@@ -379,8 +379,8 @@ MUTATIONS = (
     Mutation(
         "kernel_transposed",
         "weights",
-        "(3, 2, 0, 1) if value.ndim == 4",
-        "(3, 2, 1, 0) if value.ndim == 4",
+        "_TO_TORCH = {4: (3, 2, 0, 1)",
+        "_TO_TORCH = {4: (3, 2, 1, 0)",
         ("test_what_is_loaded_computes_what_was_saved",),
     ),
     Mutation(

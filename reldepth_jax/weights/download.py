@@ -58,12 +58,12 @@ def alone(path: pathlib.Path) -> Iterator[bool]:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            lock = held.enter_context(open(path.with_name(f"{path.name}.lock"), "ab"))
+            file = held.enter_context(open(path.with_name(f"{path.name}.lock"), "ab"))
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 say(f"waiting for another process, which fetches {path}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_EX)
             locked = True
         yield locked
 
