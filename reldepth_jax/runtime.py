@@ -118,6 +118,14 @@ def set_up() -> None:
         mallopt(mmap_max, 0)
 
 
+def give_back() -> None:
+    """Return freed memory to the system, which after `set_up` would be kept; Linux with glibc."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def ready(arrays: T) -> T:
     """Return the arrays; on CPU wait until they are computed.
 

@@ -56,6 +56,14 @@ def parser() -> argparse.ArgumentParser:
         " `reldepth models` says); default: what it was trained at",
     )
     options.add_argument(
+        "--multiple",
+        type=int,
+        default=0,
+        help="of which the sides of that image are multiples; default: what the network needs (32)."
+        " For photographs of many sizes, each of which compiles for seconds, 128 makes fewer of"
+        " them, and changes the result a little",
+    )
+    options.add_argument(
         "--max-pixels",
         type=float,
         default=0,
@@ -115,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.confidence and temperature is None:
         folder = layout.evaluation_folder(pathlib.Path(origin))
         temperature = load_temperature(folder / layout.TEMPERATURE, model.step)
-    predictor = model.predictor(options.image_size)
+    predictor = model.predictor(options.image_size, options.multiple)
     writer = files.Writer(
         output=options.output,
         npy=options.npy,

@@ -12,13 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reldepth_jax import runtime
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading.listing import describe, listing
+from reldepth_jax.errors import out_of_memory
 from reldepth_jax.inference import bookkeeping
 from reldepth_jax.inference.bookkeeping import MANIFEST, Book, OutputError, Photo, PredictError
 from reldepth_jax.inference.writer import Writer, is_prediction
 
 __all__ = ["MANIFEST", "Counts", "PredictError", "Writer", "predict_files"]
+
+
+_GIVE_BACK = 1 << 22
+"""After so many pixels memory is given back: after each large photograph, but not after each small
+one, for which it would only be taken again."""
 
 
 class Counts(NamedTuple):
@@ -69,14 +76,21 @@ def predict_files(
     for folder, line in left_out.items():
         print(f"{io.printable(folder)}: {line}", file=sys.stderr)
     photos = _photos(found, writer)
-    counts = collections.Counter[str]()
+    counts, waiting = collections.Counter[str](), 0
     with bookkeeping.opened(writer.output, writer.settings, writer.endings) as book:
         for number, photo in enumerate(photos, 1):
             try:
-                counts[_predict(predictor, photo, writer, book, max_pixels)] += 1
-            except io.UnreadableFile as error:
-                print(error, file=sys.stderr)
-                counts["failed"] += 1
+                done, pixels = _predict(predictor, photo, writer, book, max_pixels)
+            except Exception as error:
+                if not isinstance(error, io.UnreadableFile) and not out_of_memory(error):
+                    raise
+                print(_told(error, photo.path, predictor), file=sys.stderr)
+                done, pixels = "failed", _GIVE_BACK + 1
+            counts[done] += 1
+            waiting += pixels
+            if waiting > _GIVE_BACK:
+                runtime.give_back()
+                waiting = 0
             progress(number, len(photos))
     return Counts(counts["done"], counts["failed"], counts["there"])
 
@@ -87,11 +101,11 @@ def _predict(
     writer: Writer,
     book: Book,
     max_pixels: int,
-) -> str:
-    """Predict a photograph unless that has been done; return which, "done" or "there"."""
+) -> tuple[str, int]:
+    """Predict a photograph unless that has been done; return "done" or "there" and its pixels."""
     try:
         if book.done(photo):
-            return "there"
+            return "there", 0
         book.choose(photo)
         if photo.path.suffix.lower() == ".png" and is_prediction(photo.path):
             raise io.UnreadableFile(photo.path, "was predicted here: it is no photograph")
@@ -102,7 +116,7 @@ def _predict(
     except bookkeeping.Taken as taken:
         raise io.UnreadableFile(photo.path, str(taken)) from None
     if name is None:
-        return "there"
+        return "there", 0
     files = [writer.output / (name + ending) for ending in writer.endings]
     new = [file for file in files if not os.path.lexists(file)]
     try:
@@ -118,7 +132,20 @@ def _predict(
             raise OutputError(bookkeeping.unwritable(writer.output, error)) from error
         reason = f"its prediction cannot be written: {error.strerror or error}"
         raise io.UnreadableFile(photo.path, reason) from error
-    return "done"
+    return "done", score.size
+
+
+def _told(error: Exception, path: pathlib.Path, predictor: object) -> str:
+    """Return the line of a photograph that could not be predicted."""
+    if isinstance(error, io.UnreadableFile):
+        return str(error)
+    advice = "reduce the photograph"
+    preprocessing = getattr(predictor, "preprocessing", None)
+    if preprocessing is not None:
+        unit = preprocessing.multiple
+        smaller = preprocessing.size // 2 // unit * unit
+        advice += f" or, if it is the network's, try --image-size {smaller}" if smaller else ""
+    return f"{io.printable(path)}: memory is exhausted; {advice}"
 
 
 class _Earlier:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -30,6 +31,10 @@ from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, presets
 from reldepth_jax.weights.file import Weights, read, unit_of, write
 from reldepth_jax.weights.tensors import WeightsError
+
+MOST_SHAPES = 32
+"""Shapes of images for which a network is kept compiled: each takes 10 to 60 MB. Photographs of one
+camera have two, of all cameras up to 73 at a size of 384."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +68,8 @@ class Model:
     def __call__(self, images: Array | np.ndarray) -> Float[Array, "b h w"]:
         """Return the network's output, with the sign of `larger_is`.
 
-        The network's own normalisation is applied. Each new shape compiles once.
+        The network's own normalisation is applied. Each new shape compiles once; the compiled of
+        up to `MOST_SHAPES` is kept.
 
         Args:
           images: RGB (b, h, w, 3), float32 in [0, 1] or uint8; h and w are multiples
@@ -103,20 +109,27 @@ class Model:
         """
         return with_polarity(self.predictor()(image), self.config.output)
 
-    def predictor(self, size: int = 0) -> Predictor:
+    def predictor(self, size: int = 0, multiple: int = 0) -> Predictor:
         """Return the function from images of any size to scores, which grow with distance.
 
         Args:
           size: replaces the preprocessing's own size unless it is 0.
+          multiple: the same for that of which the sides of the network's image are multiples. A
+            larger one makes photographs of many sizes share fewer shapes, each of which compiles
+            for seconds, and changes the result a little.
 
-        Raises UserError if the preprocessing cannot have that size.
+        Raises UserError if the preprocessing cannot have them.
         """
         preprocessing = self.preprocessing
-        if size:
-            try:
-                preprocessing = dataclasses.replace(preprocessing, size=size)
-            except UserError as error:
-                raise UserError(f"images of size {size}: {error}") from None
+        if multiple % self.config.multiple:
+            raise UserError(f"multiple: must be one of {self.config.multiple}, got {multiple}")
+        changed = {"size": size, "multiple": multiple}
+        changed = {name: value for name, value in changed.items() if value}
+        try:
+            preprocessing = dataclasses.replace(preprocessing, **changed)
+        except UserError as error:
+            told = ", ".join(f"{name} {value}" for name, value in changed.items())
+            raise UserError(f"images of {told}: {error}") from None
         return Predictor(self, preprocessing, self.config.output)
 
     @functools.cached_property
@@ -168,7 +181,25 @@ def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b 
     def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
         return nnx.merge(graph, params, stats).raw(as_float(images).astype(jnp.float32))
 
-    return jax.jit(forward, compiler_options=runtime.compiler_options() if fast else None)
+    options = runtime.compiler_options() if fast else None
+    return _bounded(jax.jit(forward, compiler_options=options))
+
+
+def _bounded(compiled: Any) -> Callable[..., Float[Array, "b h w"]]:
+    """Forget what is compiled as soon as a shape comes that would be one too many."""
+    kept: set[tuple[Any, ...]] = set()
+    lock = threading.Lock()
+
+    def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
+        shape = (*images.shape, images.dtype)
+        with lock:
+            if shape not in kept and len(kept) >= MOST_SHAPES:
+                compiled.clear_cache()
+                kept.clear()
+            kept.add(shape)
+        return compiled(params, stats, images)
+
+    return forward
 
 
 def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:

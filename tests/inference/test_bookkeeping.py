@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reldepth_jax import runtime
 from reldepth_jax.data.images import io
+from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.inference import bookkeeping
 from reldepth_jax.inference.bookkeeping import OutputError, PredictError
 from reldepth_jax.inference.files import Counts, Writer, predict_files
+from reldepth_jax.inference.predictor import Predictor
 
 SIZE = (3, 4)
 
@@ -334,3 +337,44 @@ def test_files_that_are_left_out_are_counted_and_named(tmp_path, capsys, monkeyp
     with pytest.raises(PredictError, match="no images in .*4 files left out: 2 .heic") as caught:
         predict([folder], tmp_path / "out")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])
+def test_exhausted_memory_costs_one_photograph_and_names_a_size(tmp_path, capsys, error):
+    photos = [photo(tmp_path / f"{name}.jpg", level) for name, level in (("a", 10), ("b", 20))]
+    network = Predictor(lambda images: images[..., 0].astype(np.float32), Preprocessing(size=384))
+
+    class Small(Predictor):
+        def __call__(self, image):
+            if image.max() < 15:
+                raise error
+            return network(image)
+
+    predictor = Small(network.network, network.preprocessing)
+    assert predict_files(predictor, photos, Writer(output=tmp_path / "out")) == Counts(1, 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{photos[0]}: memory is exhausted; reduce the photograph")
+    assert line.endswith("try --image-size 192")
+    # Anything else is a fault of ours, which must not look like one of the photograph.
+    broken = [photo(tmp_path / "c.jpg")]
+    with pytest.raises(ZeroDivisionError):
+        predict_files(lambda image: 1 // 0, broken, Writer(output=tmp_path / "out"))
+
+
+def test_memory_is_given_back_after_large_photographs_and_many_small_ones(tmp_path, monkeypatch):
+    given_back, seen = [], []
+    monkeypatch.setattr(runtime, "give_back", lambda: given_back.append(len(seen)))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("1", (3000, 500), number % 2).save(folder / f"{number}.png")
+    Image.new("1", (3000, 1500)).save(folder / "large.png")
+
+    def noting(image: np.ndarray) -> np.ndarray:
+        seen.append(image)
+        return np.zeros(image.shape[:2], np.float32)
+
+    monkeypatch.setattr(Writer, "write", lambda self, name, score: {"outputs": [f"{name}.png"]})
+    predict_files(noting, [folder], Writer(output=tmp_path / "out"))
+    # 3 x 1.5 million pixels, then one of 4.5.
+    assert given_back == [3, 4]

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import dataclasses
 import logging
 import os
 import pathlib
@@ -10,11 +11,14 @@ import subprocess
 import sys
 import textwrap
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.errors import UserError
 from reldepth_jax.inference import networks
 from tests.weights.test_weights import network
 
@@ -119,3 +123,42 @@ def test_threads_share_a_model(tiny: networks.Model):
         got = list(threads.map(fresh.predict, images))
     for image, score in zip(images, got, strict=True):
         np.testing.assert_array_equal(score, tiny.predict(image))
+
+
+def test_a_network_is_kept_compiled_for_a_limited_number_of_shapes(tiny, expected, monkeypatch):
+    monkeypatch.setattr(networks, "MOST_SHAPES", 2)
+    compiled, cleared = [], []
+
+    class Jitted:
+        def __call__(self, params, stats, images):
+            compiled.append(images.shape)
+            return images[..., 0].astype(jnp.float32)
+
+        def clear_cache(self):
+            cleared.append(len(compiled))
+
+    forward = networks._bounded(Jitted())
+    for width in (1, 2, 1, 2, 3, 3, 1, 2):
+        forward(tiny.params, tiny.stats, jnp.zeros((1, width, 1, 3), jnp.uint8))
+    assert len(compiled) == 8
+    assert cleared == [4, 7]
+    monkeypatch.setattr(networks, "MOST_SHAPES", 1)
+    for width in (70, 35, 70):
+        score = tiny.predict(IMAGE[:, :width])
+    np.testing.assert_array_equal(score, expected)
+
+
+def test_photographs_of_many_sizes_can_share_shapes(tiny):
+    shapes: dict[int, set[tuple[int, ...]]] = {0: set(), 128: set()}
+    for multiple, seen in shapes.items():
+        predictor = dataclasses.replace(tiny, preprocessing=Preprocessing(size=384)).predictor(
+            multiple=multiple
+        )
+        for width in range(400, 1600, 7):
+            for size in ((400, width), (width, 400)):
+                fitted, _ = predictor.preprocessing.network_image(np.zeros((*size, 3), np.uint8))
+                seen.add(fitted.shape)
+    # 384 to 1536 in steps, lying and standing.
+    assert (len(shapes[0]), len(shapes[128])) == (73, 19)
+    with pytest.raises(UserError, match="multiple: must be one of 32, got 48"):
+        tiny.predictor(multiple=48)
