@@ -209,7 +209,7 @@ def _described(content: str) -> Weights:
         arrays={},
         provenance={printable(key): printable(v) for key, v in facts["provenance"].items()},
     )
-    if weights.preprocessing.multiple % weights.model.multiple:
+    if weights.part == "network" and weights.preprocessing.multiple % weights.model.multiple:
         raise WeightsError(
             f"its metadata: preprocessing.multiple {weights.preprocessing.multiple}, which is none"
             f" of {weights.model.encoder.name}'s {weights.model.multiple}"

@@ -4,6 +4,7 @@ Keys and shapes are compared with those recorded for the published files; ViT-S 
 of either layout and the converter, and its output is compared with a torch module of its layout.
 """
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -11,20 +12,23 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from flax import nnx
 
 from reldepth_jax.cli import convert as cli_convert
-from reldepth_jax.config import Config, to_dict
+from reldepth_jax.config import Config, load, to_dict
 from reldepth_jax.config.serialisation import model_from_dict
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.inference import networks
 from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.registry import PRESETS
 from reldepth_jax.types import with_polarity
-from reldepth_jax.weights import arrays, convert, file, presets
+from reldepth_jax.weights import arrays, convert, file, init_from, presets
 from reldepth_jax.weights.presets.base import parts
 from reldepth_jax.weights.tensors import WeightsError
 from tests.references.torch_dpt import DPT_HYBRID, DPT_LARGE, VITB, VITL, VITS, DepthAnything, Dpt
@@ -318,6 +322,45 @@ def test_vits_agrees_with_torch_through_its_file(
     for key, value in exported.items():
         dead = key in presets.get("depth_anything_v2_vits").dead
         np.testing.assert_array_equal(value, 0 if dead else state[key].numpy())
+
+
+def test_an_encoder_alone_is_recognised_and_starts_a_network(
+    vits: DepthAnything, tmp_path: pathlib.Path
+):
+    path = tmp_path / "dinov2_vits14_pretrain.pth"
+    front = "pretrained."
+    torch.save(
+        {k.removeprefix(front): v for k, v in vits.state_dict().items() if k.startswith(front)},
+        path,
+    )
+    weights = convert.from_file(path)
+    assert (weights.architecture, weights.part) == ("dinov2_vits14", "encoder")
+    ours = tmp_path / "dinov2_vits14.safetensors"
+    file.write(ours, weights)
+    settings = load("configs/finetune.py:dinov2_vits14")
+    start = init_from.load(dataclasses.replace(settings, init_from=str(ours)))
+    assert start is not None
+    assert start.part == "encoder"
+    assert set(start.arrays) == set(arrays.shapes(settings.model, "encoder"))
+    np.testing.assert_array_equal(
+        start.arrays["blocks.3.attn.qkv.weight"],
+        vits.state_dict()["pretrained.blocks.3.attn.qkv.weight"].numpy(),
+    )
+
+
+@pytest.mark.parametrize("name", ["depth_anything_v2_vits", "dpt_hybrid"])
+def test_in_bfloat16_the_map_is_float32(name: str):
+    model = dataclasses.replace(presets.get(name).model, dtype="bfloat16")
+    graph, state = nnx.split(arrays.abstract(model, "network"))
+    images = jax.ShapeDtypeStruct((1, 2 * model.multiple, 3 * model.multiple, 3), jnp.float32)
+
+    def taps_and_map(state: nnx.State, x: jax.Array) -> Any:
+        network: Any = nnx.merge(graph, state)
+        return network.encoder(x), network(x)
+
+    taps, score = jax.eval_shape(taps_and_map, state, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(taps)} == {jnp.dtype("bfloat16")}
+    assert (score.shape, score.dtype) == (images.shape[:3], jnp.float32)
 
 
 def test_hugging_faces_file_is_the_same_network(
