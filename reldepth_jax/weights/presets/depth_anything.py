@@ -115,6 +115,14 @@ def _preset(
     )
 
 
+_V2_FILES = {
+    "s": ("715fade13be8f229f8a70cc02066f656f2423a59effd0579197bbf57860e1378", 99_218_434),
+    "b": ("0d2b7002e62d39d655571c371333340bd88f67ab95050c03591555aa05645328", 389_961_218),
+    "l": ("a7ea19fa0ed99244e67b624c72b8580b7e9553043245905be58796a608eb9345", 1_341_395_338),
+}
+"""Digests and sizes of the files of version 2."""
+
+
 def _v1(letter: Literal["s", "b", "l"]) -> Preset:
     name, file = f"depth_anything_v1_vit{letter}", f"depth_anything_vit{letter}14.pth"
     space = "https://huggingface.co/spaces/LiheYoung/Depth-Anything"
@@ -123,7 +131,7 @@ def _v1(letter: Literal["s", "b", "l"]) -> Preset:
         letter,
         taps="last",
         enlarge="linear",
-        file=PublicFile(name=name, page=f"{space}/blob/main/checkpoints/{file}", file=file),
+        file=PublicFile(name=name, url=f"{space}/resolve/main/checkpoints/{file}"),
         source="github.com/LiheYoung/Depth-Anything",
         licence=(
             "Apache-2.0 (the author, LiheYoung/Depth-Anything issue 15)"
@@ -140,7 +148,7 @@ def _v2(letter: Literal["s", "b", "l"]) -> Preset:
         letter,
         taps="spread",
         enlarge="linear_aligned",
-        file=_hub(name, f"Depth-Anything-V2-{_SIZES[letter].word}"),
+        file=_hub(name, f"Depth-Anything-V2-{_SIZES[letter].word}", *_V2_FILES[letter]),
         source="github.com/DepthAnything/Depth-Anything-V2",
         licence="Apache-2.0" if letter == "s" else "CC-BY-NC 4.0",
         paper="Yang et al., NeurIPS 2024",
@@ -165,9 +173,9 @@ def _metric(
     )
 
 
-def _hub(name: str, repository: str) -> PublicFile:
+def _hub(name: str, repository: str, sha256: str = "", size: int = 0) -> PublicFile:
     front = f"https://huggingface.co/depth-anything/{repository}/resolve/main"
-    return PublicFile(name=name, url=f"{front}/{name}.pth")
+    return PublicFile(name=name, url=f"{front}/{name}.pth", sha256=sha256, size=size)
 
 
 @PRESETS.register("depth_anything_v1_vits")

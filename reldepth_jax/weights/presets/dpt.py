@@ -64,9 +64,15 @@ def _hugging_face(key: str, hybrid: bool) -> Names:
 
 
 def _preset(
-    name: str, encoder: str, width: int, reassembly: tuple[int, int, int, int], digest: str
+    name: str,
+    encoder: str,
+    width: int,
+    reassembly: tuple[int, int, int, int],
+    digest: str,
+    size: int = 0,
 ) -> Preset:
     model = "pretrained.model"
+    releases = "https://github.com/isl-org/DPT/releases/download"
     return Preset(
         name=name,
         model=ModelConfig(
@@ -94,10 +100,9 @@ def _preset(
         files=(
             PublicFile(
                 name=name,
-                url=(
-                    f"https://github.com/isl-org/DPT/releases/download/1_0/{name}-midas-{digest}.pt"
-                ),
+                url=f"{releases}/1_0/{name}-midas-{digest[:8]}.pt",
                 sha256=digest,
+                size=size,
             ),
         ),
         source="github.com/isl-org/MiDaS",
@@ -114,7 +119,8 @@ def dpt_large() -> Preset:
         "vit_large_patch16_384",
         1024,
         (2, 4, 8, 8),
-        "2f21e586",
+        "2f21e586477d90cb9624c7eef5df7891edca49a1c4795ee2cb631fd4daa6ca69",
+        1_376_378_527,
     )
 
 
@@ -126,5 +132,5 @@ def dpt_hybrid() -> Preset:
         "vit_base_resnet50_384",
         768,
         (1, 2, 8, 8),
-        "501f0c75",
+        "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
     )
