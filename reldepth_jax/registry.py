@@ -74,6 +74,8 @@ class Registry:
         for folder in spec.submodule_search_locations or ():
             self._read(folder, self._package, found)
         for folder in plugins.__path__:
+            if not os.path.isdir(folder):
+                raise UserError(f"RELDEPTH_PLUGINS names {folder!r}, which is no folder")
             self._read(folder, plugins.__name__, found)
         return dict(sorted(found.items()))
 

@@ -183,6 +183,11 @@ def _refused(error: BaseException) -> str | None:
             f"memory is exhausted ({line or type(error).__name__}); smaller images or batches need"
             " less (data.crop, data.batch_size, train.accumulate, --image-size)"
         )
+    if isinstance(error, RuntimeError) and "can't start new thread" in line:
+        return (
+            "the system gives no more threads (ulimit -u, or the limit of a container); end other"
+            " programs, or take fewer (data.threads, data.workers, --workers)"
+        )
     frames = traceback.extract_tb(error.__traceback__)
     bare = isinstance(error, AssertionError) and frames[-1].filename.endswith("xla_bridge.py")
     if bare or line.startswith("Unable to initialize backend"):

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     options, _ = parser().parse_known_args(arguments)
     run_dir = pathlib.Path(options.workdir or layout.default_run_dir(options.config))
     python = os.environ.get("PYTHON") or sys.executable
-    attempts, pause = int(os.environ.get("ATTEMPTS", 3)), float(os.environ.get("PAUSE", 5))
+    attempts, pause = int(_given("ATTEMPTS", 3)), _given("PAUSE", 5)
 
     def newest() -> int:
         return max(layout.saved_steps(run_dir / layout.CHECKPOINTS), default=-1)
@@ -73,6 +73,14 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"exit code {code}, newest checkpoint: step {after}; starting again")
         if training.stopping.wait(0 if code in _ORDERLY else pause):
             return code
+
+
+def _given(name: str, default: int) -> float:
+    """Return the number in an environment variable; UserError if it is none."""
+    text = os.environ.get(name) or str(default)
+    if not text.replace(".", "", 1).isdecimal() or len(text) > 9:
+        raise UserError(f"{name} must be a number of at least 0, got {text!r}")
+    return float(text)
 
 
 class _Training:

@@ -1,11 +1,39 @@
-"""What every process that prepares batches does first."""
+"""How processes that read data begin and end: Ctrl-C does not reach them, and none stays."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+
+_QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """Let the processes that this thread starts meanwhile not hear Ctrl-C, not even as they import.
+
+    Python's tracker of resources, which they share, frees the memory of those that were killed; it
+    does so without telling.
+    """
+    sys.warnoptions.append(_QUIET)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(_QUIET)
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def quieten_decoders() -> None:

@@ -14,6 +14,7 @@ def numerics() -> dict[str, str]:
     return {
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
+        "floats": "64 bits" if jax.config.values["jax_enable_x64"] else "32 bits",
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + processes,
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0),
     }

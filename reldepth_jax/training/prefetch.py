@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from reldepth_jax import failpoints
+from reldepth_jax.data import workers
 from reldepth_jax.errors import UserError
 from reldepth_jax.training.preemption import Interrupt
 
 Batch = dict[str, np.ndarray]
 RESTARTS = 3
+_CLOSING = 2.0
+"""Seconds that the thread has to end."""
 
 
 class DataStopped(UserError):
@@ -47,6 +50,9 @@ class Fetcher:
         self._reading = reading
         self._ready: queue.Queue[Batch | Exception] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
+        # Not the thread's own: grain ends its workers when they are dropped and when the process
+        # ends, and both at once is an error there.
+        self._batches: Iterator[Batch] | None = None
         self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
         self._thread.start()
 
@@ -82,16 +88,20 @@ class Fetcher:
     def close(self) -> None:
         """Let the thread end; a batch that it waits for is not waited for."""
         self._closed.set()
+        self._thread.join(_CLOSING)
 
     def _run(self) -> None:
+        with workers.spared():
+            self._fetch()
+
+    def _fetch(self) -> None:
         step, restarts = self._step, 0
-        batches = None
         while not self._closed.is_set():
             failpoints.reach("data")
             try:
-                if batches is None:
-                    batches = self._open(step)
-                item: Batch | Exception = next(batches)
+                if self._batches is None:
+                    self._batches = self._open(step)
+                item: Batch | Exception = next(self._batches)
                 step += 1
             except Exception as error:
                 if self._closed.is_set():
@@ -99,7 +109,7 @@ class Fetcher:
                 if _worker_died(error) and restarts < RESTARTS:
                     restarts += 1
                     self._warn(f"step {step}: a data worker died ({_line(error)}); opened again")
-                    batches = None
+                    self._batches = None
                     continue
                 item = error
                 if _worker_died(error):

@@ -266,7 +266,9 @@ def _take_steps(
         else:
             steps = loop.Steps(fetcher, step, devices.shard)
         with steps.left_together():
-            return int(loop.fit(state, steps, config, interrupt=interrupt, **hooks).step)
+            reached = int(loop.fit(state, steps, config, interrupt=interrupt, **hooks).step)
+        interrupt.leaving = True
+        return reached
 
 
 def restore(

@@ -1,5 +1,6 @@
 """Batches that do not come: file systems that hang, data that cannot be opened."""
 
+import gc
 import pathlib
 import threading
 import time
@@ -61,3 +62,28 @@ def test_a_hanging_file_system_ends_the_process_with_its_code(tmp_path: pathlib.
     assert "(train/0.png)" in last
     assert reached >= 1
     assert step_of(tmp_path / "run") == reached
+
+
+def test_what_reads_is_dropped_by_who_closes_and_not_by_the_thread():
+    # Grain ends its workers then, and at the end of the process: both at once is an error there.
+    dropped = []
+
+    class Batches:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return {}
+
+        def __del__(self):
+            dropped.append(threading.current_thread().name)
+
+    fetcher = prefetch.Fetcher(
+        lambda step: Batches(), 0, timeout=9, interrupt=Interrupt(), warn=lambda line: None
+    )
+    next(fetcher)
+    fetcher.close()
+    assert dropped == []
+    del fetcher
+    gc.collect()
+    assert dropped == [threading.current_thread().name]

@@ -16,9 +16,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +30,7 @@ from reldepth_jax.data.prepared import shards
 from reldepth_jax.data.reading.declaration import DataSet
 from reldepth_jax.data.reading.files import DataError
 from reldepth_jax.data.reading.records import PARTS, Part, Record, Records
+from reldepth_jax.data.workers import end_with_parent, spared
 from reldepth_jax.registry import did_you_mean
 
 CHUNK = 256
@@ -94,7 +93,8 @@ def run(
         min(workers, len(tasks)), context, _start_worker, (job, count, stop)
     )
     try:
-        given = [pool.submit(_work, *task) for task in tasks]
+        with spared():
+            given = [pool.submit(_work, *task) for task in tasks]
         left = set(given)
         while left:
             finished, left = futures.wait(left, 0.2, futures.FIRST_EXCEPTION)
@@ -118,17 +118,7 @@ _state: tuple[Job, Any, Any] | None = None
 def _start_worker(job: Job, count: Any, stop: Any) -> None:
     global _state
     _state = job, count, stop
-    # Ctrl-C reaches the whole group; the parent ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A parent that was killed could not end it.
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent(0, 0)
 
 
 def _work(chosen: range, path: str) -> list[bytes]:
