@@ -99,7 +99,6 @@ CASES = [
     ("depth_anything_v2_vits", (70, 70)),
     (METRIC, (28, 56)),
     ("dpt_large", (48, 80)),
-    ("dpt_large", (64, 64)),
     ("dpt_hybrid", (48, 32)),
 ]
 
@@ -116,14 +115,14 @@ def test_outputs_agree(name: str, size: tuple[int, int], parity: Callable[..., N
     parity(f"small {name} at {size[0]}x{size[1]}", {"output": got}, {"output": target}, bar)
 
 
-@pytest.mark.parametrize("name", ["depth_anything_v2_vits", "dpt_large"])
-def test_gradients_agree(name: str, gradient_parity: Callable[..., None]):
+def test_gradients_agree(gradient_parity: Callable[..., None]):
     """Also where blocks are computed again for the gradient."""
+    name = "depth_anything_v2_vits"
     module = reference(name)
     model, preset = ours(name, module)
     model.encoder.remat = model.decoder.remat = True  # pyright: ignore[reportAttributeAccessIssue]: of transformers
     graph, params = nnx.split(model)
-    size = (28, 42) if preset.model.patch == 14 else (32, 48)
+    size = (28, 42)
 
     def projected(params: nnx.State, x: jax.Array, direction: jax.Array) -> jax.Array:
         return jnp.vdot(nnx.merge(graph, params, copy=True).raw(x), direction)
