@@ -112,7 +112,7 @@ def _predict(
         score = predictor(io.read_image(photo.path, max_pixels))
         if not np.isfinite(score).all():
             raise io.UnreadableFile(photo.path, "the network's score is not finite")
-        name = book.begin(photo)
+        name = _begin(book, photo, writer)
     except bookkeeping.Taken as taken:
         raise io.UnreadableFile(photo.path, str(taken)) from None
     if name is None:
@@ -133,6 +133,13 @@ def _predict(
         reason = f"its prediction cannot be written: {error.strerror or error}"
         raise io.UnreadableFile(photo.path, reason) from error
     return "done", score.size
+
+
+def _begin(book: Book, photo: Photo, writer: Writer) -> str | None:
+    try:
+        return book.begin(photo)
+    except OSError as error:
+        raise OutputError(bookkeeping.unwritable(writer.output, error)) from error
 
 
 def _told(error: Exception, path: pathlib.Path, predictor: object) -> str:

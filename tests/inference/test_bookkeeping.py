@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -378,3 +379,67 @@ def test_memory_is_given_back_after_large_photographs_and_many_small_ones(tmp_pa
     predict_files(noting, [folder], Writer(output=tmp_path / "out"))
     # 3 x 1.5 million pixels, then one of 4.5.
     assert given_back == [3, 4]
+
+
+def test_a_photograph_is_known_by_whatever_path_leads_to_it(tmp_path, monkeypatch):
+    source, output = photo(tmp_path / "in/a.jpg"), tmp_path / "out"
+    predict([source], output)
+    monkeypatch.chdir(tmp_path / "in")
+    assert predict([pathlib.Path("a.jpg")], pathlib.Path("../out")) == Counts(0, 0, there=1)
+    assert predict([pathlib.Path("../in")], output) == Counts(0, 0, there=1)
+
+
+def test_an_output_folder_can_be_moved_and_copied(tmp_path):
+    source = photo(tmp_path / "a.jpg")
+    predict([source], tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "copy")
+    for output in ("elsewhere", "copy"):
+        assert predict([source], tmp_path / output) == Counts(0, 0, there=1)
+
+
+def test_names_that_differ_in_case_alone_take_two_in_two_calls(tmp_path):
+    # On some file systems they would be one file.
+    for name in ("A/Frame.png", "B/frame.png"):
+        predict([photo(tmp_path / name)], tmp_path / "out")
+    found = {name.casefold() for name in names(tmp_path / "out")}
+    assert len(found) == 4
+
+
+def test_a_name_with_line_breaks_stays_on_one_line(tmp_path):
+    source = photo(tmp_path / 'a\n{"input": 1}\n.jpg')
+    assert predict([source], tmp_path / "out") == Counts(1, 0)
+    (entry,) = lines(tmp_path / "out")
+    assert entry["input"] == str(source)
+    assert predict([source], tmp_path / "out") == Counts(0, 0, there=1)
+
+
+def test_a_photograph_that_vanishes_meanwhile_costs_itself_alone(tmp_path, capsys):
+    photos = [photo(tmp_path / f"{name}.jpg") for name in "abc"]
+
+    def vanishing(image: np.ndarray) -> np.ndarray:
+        photos[1].unlink(missing_ok=True)
+        return red(image)
+
+    assert predict_files(vanishing, photos, Writer(output=tmp_path / "out")) == Counts(2, 1)
+    assert capsys.readouterr().err == f"{photos[1]}: no such file\n"
+
+
+@pytest.mark.parametrize("name", [bookkeeping.MANIFEST, ".predictions.begun"])
+def test_a_folder_in_the_place_of_the_bookkeeping_is_met_at_once(tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    writer, source = Writer(output=tmp_path / "out"), photo(tmp_path / "a.jpg")
+    with pytest.raises(PredictError, match="Is a directory") as caught:
+        predict_files(lambda image: pytest.fail("computed"), [source], writer)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_output_folder_that_vanishes_ends_the_batch_in_a_line(tmp_path):
+    photos, output = [photo(tmp_path / f"{name}.jpg") for name in "ab"], tmp_path / "out"
+
+    def removing(image: np.ndarray) -> np.ndarray:
+        shutil.rmtree(output)
+        return red(image)
+
+    with pytest.raises(OutputError, match="out cannot be written to: No such file or directory"):
+        predict_files(removing, photos, Writer(output=output))

@@ -7,10 +7,12 @@ import logging
 import os
 import pathlib
 import pickle
+import random
 import subprocess
 import sys
 import textwrap
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -162,3 +164,60 @@ def test_photographs_of_many_sizes_can_share_shapes(tiny):
     assert (len(shapes[0]), len(shapes[128])) == (73, 19)
     with pytest.raises(UserError, match="multiple: must be one of 32, got 48"):
         tiny.predictor(multiple=48)
+
+
+def test_predicting_leaves_random_numbers_and_the_given_array_alone(tiny, expected):
+    image = IMAGE.copy()
+    image.flags.writeable = False
+    before = pickle.dumps(np.random.get_state()), random.getstate()
+    depth = tiny.predict(image)
+    assert before == (pickle.dumps(np.random.get_state()), random.getstate())
+    np.testing.assert_array_equal(image, IMAGE)
+    np.testing.assert_array_equal(depth, expected)
+
+
+@pytest.mark.parametrize("size", [(40, 70), (64, 64)])
+def test_the_map_belongs_to_the_user(tiny, size):
+    image = np.zeros((*size, 3), np.uint8)
+    first = tiny.predict(image)
+    kept = first.copy()
+    first[:] = 7
+    np.testing.assert_array_equal(tiny.predict(image), kept)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda: jax.enable_x64(True),
+        lambda: jax.numpy_dtype_promotion("strict"),
+        lambda: jax.transfer_guard("disallow"),
+        lambda: jax.debug_nans(True),
+    ],
+    ids=["x64", "promotion", "transfers", "nans"],
+)
+def test_models_work_under_the_users_settings_of_jax(tiny, expected, settings):
+    with settings():
+        depth = tiny.predict(IMAGE)
+    assert depth.dtype == np.float32
+    np.testing.assert_allclose(depth, expected, atol=1e-6)
+
+
+def test_folder_and_file_may_change_after_loading(tmp_path, strides_encoder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    networks.save_model(network(), "model.safetensors")
+    model = networks.load_model("model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"overwritten")
+    monkeypatch.chdir("/")
+    assert np.isfinite(model.predict(IMAGE)).all()
+
+
+def test_an_interrupted_prediction_leaves_a_model_that_works(tiny, expected, monkeypatch):
+    def interrupt(*_: object):
+        raise KeyboardInterrupt
+
+    model = pickle.loads(pickle.dumps(tiny))
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "_compiled", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.predict(IMAGE)
+    np.testing.assert_array_equal(model.predict(IMAGE), expected)

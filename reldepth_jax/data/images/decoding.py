@@ -158,7 +158,7 @@ def to_rgb(image: Image.Image, *, displayed: bool) -> Image.Image:
     if image.mode == "F":
         raise ValueError("holds floating-point values, not a photograph")
     if image.mode.startswith("I"):
-        image = Image.fromarray(_grey(image))
+        image = _grey(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         # Game engines leave alpha 0 everywhere: it says nothing about what is to be seen.
@@ -179,8 +179,8 @@ def white_is_zero(image: Image.Image) -> bool:
     return image.mode.startswith("I") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """Return the values of 16-bit grey as 8 bits, rounded.
+def _grey(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey as 8 bits, rounded; what PNG calls transparent is white.
 
     Cameras of 12 bits, and programs that hold 8, leave the upper bits empty. So the range is 255 or
     4095 where no value is larger: a picture in full would be 15/16 black.
@@ -193,7 +193,11 @@ def _grey(image: Image.Image) -> np.ndarray:
     levels = (2 * 255 * np.arange(top + 1) + top) // (2 * top)
     if white_is_zero(image):
         levels = levels[::-1]
-    return levels.astype(np.uint8).take(values)
+    grey = levels.astype(np.uint8).take(values)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and low < high:
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)
 
 
 def _kind(file: Stream) -> str:

@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,24 @@ def tiff(*pages: tuple[np.ndarray, dict[int, tuple[int, int]]]) -> bytes:
         link = len(data)
         data += bytes(4)
     return bytes(data)
+
+
+Chunk = tuple[bytes, bytes]
+
+
+def png(values: np.ndarray, before: Sequence[Chunk] = (), after: Sequence[Chunk] = ()) -> bytes:
+    """Write a PNG from the specification, with chunks `before` and `after` the pixels."""
+    height, width = values.shape[:2]
+    color = 2 if values.ndim == 3 else 0
+    kind = f">u{values.dtype.itemsize}"
+    rows = b"".join(b"\0" + row.astype(kind).tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 8 * values.dtype.itemsize, color, 0, 0, 0)
+    pixels = (b"IDAT", zlib.compress(rows))
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in ((b"IHDR", header), *before, pixels, *after, (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + name + body
+        data += struct.pack(">I", zlib.crc32(name + body))
+    return data
 
 
 def read(tmp_path: pathlib.Path, data: bytes) -> np.ndarray:
@@ -160,27 +179,10 @@ def test_16_bit_grey_is_rounded_to_the_nearest_of_256_levels(tmp_path, top, unit
 
 
 def test_16_bit_colours_of_12_bits_are_refused_not_black(tmp_path):
-    def deep(values: np.ndarray) -> bytes:
-        def chunk(kind: bytes, data: bytes) -> bytes:
-            body = kind + data
-            return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-        height, width, _ = values.shape
-        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-        header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-        return b"\x89PNG\r\n\x1a\n" + b"".join(
-            chunk(kind, data)
-            for kind, data in (
-                (b"IHDR", header),
-                (b"IDAT", zlib.compress(rows)),
-                (b"IEND", b""),
-            )  # fmt: skip
-        )
-
     full = RGB.astype(np.uint16) * 257
-    np.testing.assert_array_equal(read(tmp_path, deep(full)), RGB)
+    np.testing.assert_array_equal(read(tmp_path, png(full)), RGB)
     for shift in (4, 8):
-        assert "no more than a sixteenth" in refused(tmp_path, deep(full >> shift))
+        assert "no more than a sixteenth" in refused(tmp_path, png(full >> shift))
     full_tiff = tiff((full, page(full)))
     np.testing.assert_array_equal(read(tmp_path, full_tiff), RGB)
     assert "a sixteenth" in refused(tmp_path, tiff((full >> 4, page(full))))
@@ -330,3 +332,43 @@ def test_the_limit_of_pixels_can_be_chosen_and_is_not_pillows(tmp_path, monkeypa
     with pytest.raises(io.UnreadableFile, match="17x12 pixels; the limit is 200"):
         io.read_image(path, max_pixels=200)
     assert io.read_image(path, max_pixels=204).shape == RGB.shape
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_that_png_calls_transparent_is_white(tmp_path, dtype):
+    values = GREY.astype(dtype) * (np.iinfo(dtype).max // 255)
+    data = png(values, before=[(b"tRNS", struct.pack(">H", values[0, 0]))])
+    expected = np.where(values == values[0, 0], 255, GREY)
+    np.testing.assert_array_equal(read(tmp_path, data)[..., 0], expected)
+
+
+def test_exif_may_stand_behind_the_pixels_of_a_png(tmp_path):
+    data = png(RGB, after=[(b"eXIf", orientation(6).removeprefix(b"Exif\0\0"))])
+    np.testing.assert_array_equal(read(tmp_path, data), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("most", [1, 15, 100, 255, 1023, 4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_netpbm_of_any_maximum_is_stretched_by_it(tmp_path, most, channels):
+    stored = (RGB if channels == 3 else GREY).astype(np.int64) * most // 255
+    kind = ">u2" if most > 255 else "u1"
+    data = b"P%d\n17 12\n%d\n" % (6 if channels == 3 else 5, most)
+    expected = np.rint(stored / most * 255).reshape(*GREY.shape, channels)
+    image = read(tmp_path, data + stored.astype(kind).tobytes())
+    np.testing.assert_array_equal(image, np.broadcast_to(expected, RGB.shape))
+
+
+def test_bmp_whose_alpha_is_0_everywhere_is_shown(tmp_path):
+    # BITMAPV4HEADER with masks for blue, green, red and alpha; rows from the bottom.
+    pixels = np.dstack([RGB[::-1, :, ::-1], np.zeros_like(GREY)]).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    header = struct.pack("<IiiHHIIiiII", 108, 17, 12, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+    start = 14 + len(header)
+    data = b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + pixels
+    np.testing.assert_array_equal(read(tmp_path, data), RGB)
+
+
+def test_signed_grey_is_no_photograph(tmp_path):
+    values = GREY.astype(np.int16) - 100
+    data = tiff((values, page(values) | {339: (SHORT, 2)}))
+    assert "grey values outside 0..65535" in refused(tmp_path, data)
