@@ -20,7 +20,7 @@ SIZE = (1111, 1503)
 """Of no whole number of bands."""
 
 
-def peak(make: Callable[[], object]) -> tuple[object, int]:
+def peak(make: Callable[[], np.ndarray]) -> tuple[np.ndarray, int]:
     """Return a result and the largest number of bytes that Python and NumPy held meanwhile."""
     tracemalloc.start()
     try:
@@ -61,7 +61,6 @@ def test_large_maps_are_enlarged_as_torch_does_in_little_more_than_their_own_mem
 ):
     score = RNG.normal(size=shape).astype(np.float32)
     found, most = peak(lambda: resampling.resample(score, SIZE, kernel, np.float32))
-    assert isinstance(found, np.ndarray)
     assert found.dtype == np.float32
     given = torch.from_numpy(score.astype(np.float64))[None, None]
     expected = torch.nn.functional.interpolate(given, SIZE, mode=mode, align_corners=aligned)
@@ -72,7 +71,6 @@ def test_large_maps_are_enlarged_as_torch_does_in_little_more_than_their_own_mem
 def test_colours_of_large_maps_take_little_more_than_their_own_memory():
     score = RNG.normal(size=SIZE).astype(np.float32)
     picture, most = peak(lambda: pictures.colorize(score))
-    assert isinstance(picture, np.ndarray)
     # The picture, which pixels are finite, and the bands.
     assert most < 4 * score.size + 12e6
     # By rank: each of 256 colours on a 256th of the pixels, but for the sample.
