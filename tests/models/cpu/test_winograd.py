@@ -28,6 +28,7 @@ from reldepth_jax.run_dir import saved_config
 from reldepth_jax.training.state import new_state
 from reldepth_jax.training.step import step_function
 from reldepth_jax.weights import arrays, presets
+from reldepth_jax.weights.presets import KeyMap
 from tests.references.torch_midas import MidasV21Small
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.torch_sgrl import Sgrl
@@ -218,10 +219,10 @@ def torch_network(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def ours(
-    config: ModelConfig, tensors: Mapping[str, torch.Tensor], rename: Callable[[str], str] = str
+    config: ModelConfig, tensors: Mapping[str, torch.Tensor], rename: KeyMap = str
 ) -> networks.Model:
     """Return our network with torch's weights, fast."""
-    held = {key: tensors[rename(key)].numpy() for key in arrays.shapes(config, "network")}
+    held = {key: tensors[str(rename(key))].numpy() for key in arrays.shapes(config, "network")}
     states = arrays.to_states(config, "network", held)
     return networks.Model(config, *states, Preprocessing(), {}, fast=True)
 
