@@ -79,7 +79,7 @@ def test_what_reads_is_dropped_by_who_closes_and_not_by_the_thread():
             dropped.append(threading.current_thread().name)
 
     fetcher = prefetch.Fetcher(
-        lambda step: Batches(), 0, timeout=9, interrupt=Interrupt(), warn=lambda line: None
+        lambda step: Batches(), 0, timeout=9.0, interrupt=Interrupt(), warn=lambda line: None
     )
     next(fetcher)
     fetcher.close()
