@@ -29,7 +29,9 @@ FLAGS = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=
 
 def logged(workdir: pathlib.Path, group: str) -> dict[int, dict[str, float]]:
     """Return the numbers of each step, which must be there once."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    path = workdir / "metrics.jsonl"
+    # There is no file before the first line.
+    lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
     found = [line for line in lines if line["group"] == group]
     assert len({line["step"] for line in found}) == len(found)
     return {line["step"]: line for line in found}
