@@ -14,7 +14,7 @@ EfficientNet-Lite0 from ImageNet, decoder of width 64. Every pair counts (no eas
 dropped), and depths within 5 % are equal: the maps of NYUv2 have steps of 39 mm. The crops are
 strong, up to 1.6 times enlarged, and colours vary much, because few photographs must do.
 
-Cost: about an hour on 2 idle CPU cores.
+Cost: 0.5 s a step, 35 minutes on 2 idle CPU cores.
 Score: docs/model_card.md.
 """
 
@@ -68,7 +68,7 @@ def get_config(variant: str = "data") -> Config:
             weight_decay=0.02,
             max_grad_norm=1.0,
         ),
-        train=TrainConfig(steps=5000, eval_every=500, eval_images=80),
+        train=TrainConfig(steps=4000, eval_every=500, eval_images=80),
         eval=EvalConfig(num_images=80, sigma=0.1),
         init_from="pretrained:efficientnet_lite0",
         init_part="encoder",

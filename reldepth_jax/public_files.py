@@ -4,6 +4,8 @@ import dataclasses
 import re
 import urllib.parse
 
+SHIPPED = "reldepth_small"
+"""The network that comes with the package, for users who name none."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -12,7 +14,7 @@ class PublicFile:
     """A file of public weights: where it is, and how to know that it is the right one.
 
     Raises ValueError for an address that is not https (http is for servers on this machine), a
-    digest that is none, a file name that is none, or without `url` and `page`.
+    digest that is none, a file name that is none, or if nothing says where it is.
     """
 
     name: str
@@ -20,6 +22,8 @@ class PublicFile:
     url: str = ""
     """Its direct address, empty if it has none: then people get it from `page`."""
     page: str = ""
+    packaged: bool = False
+    """Whether `file` comes with this package, in `weights/shipped`: nothing is fetched."""
     file: str = ""
     """Its name in the cache; default: the last part of `url`."""
     sha256: str = ""
@@ -35,7 +39,7 @@ class PublicFile:
             object.__setattr__(self, "file", self.url.rpartition("/")[2])
         if self.url and not is_safe(self.url):
             raise ValueError(f"{self.name}: {self.url} is not an https address")
-        if not (self.url or self.page):
+        if not (self.url or self.page or self.packaged):
             raise ValueError(f"{self.name}: give its url, or the page where people get it")
         if not re.fullmatch(r"([0-9a-f]{8}|[0-9a-f]{64})?", self.sha256):
             raise ValueError(f"{self.name}: sha256 has 64 hexadecimal digits, the first 8, or none")

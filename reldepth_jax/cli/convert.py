@@ -14,6 +14,7 @@ architectures and where users get their weights.
 """
 
 import argparse
+import dataclasses
 import pathlib
 
 from reldepth_jax import config
@@ -39,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="STEP",
         help="of a run; default: the newest",
     )
+    options.add_argument("--float16", action="store_true", help="half the size, 3 digits")
+    options.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="shorter side at which a run's network sees photographs; default: that of its crops",
+    )
+    options.add_argument("--licence", metavar="TEXT", help="of a run's weights; the file states it")
     options.add_argument("--force", action="store_true", help="replace OUT if it exists")
     return options
 
@@ -64,6 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.checkpoint is not None and not source.is_dir():
         raise config.ConfigError("--checkpoint belongs to a run directory; a file has one state")
 
+    for name in ("image_size", "licence"):
+        if getattr(options, name) is not None and not source.is_dir():
+            flag = "--" + name.replace("_", "-")
+            raise config.ConfigError(f"{flag} belongs to a run directory; a file has its own")
+    if options.float16 and options.to == "torch":
+        raise config.ConfigError("--float16 belongs to --to reldepth")
+
     # Imported late: a mistake is reported before JAX is loaded.
     import safetensors.numpy
 
@@ -73,6 +89,12 @@ def main(argv: list[str] | None = None) -> int:
 
     if source.is_dir():
         weights = networks.from_run(options.input, options.checkpoint).weights()
+        if options.image_size is not None:
+            seen = dataclasses.replace(weights.preprocessing, size=options.image_size)
+            weights = dataclasses.replace(weights, preprocessing=seen)
+        if options.licence is not None:
+            told = {**weights.provenance, "licence": options.licence}
+            weights = dataclasses.replace(weights, provenance=told)
     elif file.is_ours(options.input):
         weights = file.read(options.input)
     else:
@@ -87,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         with atomic_write(options.output) as opened:
             opened.write(safetensors.numpy.save(tensors, convert.torch_metadata(weights)))
     else:
-        file.write(options.output, weights)
+        file.write(options.output, weights, half=options.float16)
     count = sum(array.size for key, array in weights.arrays.items() if ".running_" not in key)
     dead = weights.dead_parameters
     idle = f" and {dead:,} that its code never uses" if dead else ""
@@ -98,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
             " --arch says it for sure"
         )
     if weights.provenance.get("licence"):
-        print(f"licence of the public weights: {weights.provenance['licence']}")
+        print(f"licence of the weights: {weights.provenance['licence']}")
     if weights.provenance.get("started_from"):
         print(f"started from {weights.provenance['started_from']}, whose licence may bind this too")
     print(f"written: {options.output}")

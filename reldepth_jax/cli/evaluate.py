@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 from reldepth_jax import config
 from reldepth_jax.cli import command
 from reldepth_jax.registry import PROTOCOLS
-from reldepth_jax.weights import presets
 
 if TYPE_CHECKING:
     from reldepth_jax.inference.networks import Model
@@ -81,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.weights is not None and options.weights.is_dir():
         raise config.ConfigError(f"--weights {options.weights} is a folder; give it as --workdir")
     if options.model is not None:
+        # Without JAX, but not light enough for --help.
+        from reldepth_jax.weights import presets
+
         presets.published(options.model)
     named = options.weights or (options.model and pathlib.Path(options.model))
     if named is None:

@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if options.fetch is not None:
         by_name.load(options.fetch)
-        print(f"{options.fetch} is in {by_name.folder()}")
+        packaged = presets.published(options.fetch)[1].packaged
+        print(f"{options.fetch} is in {'the package' if packaged else by_name.folder()}")
         return 0
     names = presets.names()
     entries = []
@@ -67,7 +68,10 @@ def main(argv: list[str] | None = None) -> int:
     for entry in entries:
         for each in entry.files:
             size = f"{each['bytes'] / 1e6:.1f}" if each["bytes"] else "?"
-            where = f"{'fetched' if each['url'] else 'by hand'}: {entry.source}"
+            way = (
+                "with the package" if each["packaged"] else "fetched" if each["url"] else "by hand"
+            )
+            where = f"{way}: {entry.source}"
             table.add_row(each["name"], size, each["licence"], where)
         if not entry.files:
             table.add_row(entry.name, "", entry.licence, entry.source)

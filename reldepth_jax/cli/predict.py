@@ -1,6 +1,7 @@
 """Predict relative depth for photographs and folders.
 
-reldepth predict photo.jpg holiday/ --workdir runs/ranking --output out/
+reldepth predict photo.jpg holiday/ --output out/       the network that comes with the package
+reldepth predict photo.jpg --workdir runs/ranking
 reldepth predict photo.jpg --weights midas.safetensors
 reldepth predict photo.jpg --model midas_v21_small      `reldepth models` lists the names
 python scripts/predict.py …     the same, from a clone
@@ -20,18 +21,22 @@ import pathlib
 
 from reldepth_jax.cli import command
 from reldepth_jax.config import ConfigError
+from reldepth_jax.public_files import SHIPPED
 from reldepth_jax.run_dir import layout
-from reldepth_jax.weights import presets
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("predict", __doc__)
     options.add_argument("inputs", nargs="+", help="image files and folders")
-    network = options.add_mutually_exclusive_group(required=True)
+    network = options.add_mutually_exclusive_group()
     network.add_argument("--workdir", help="run directory of a trained network")
     network.add_argument("--weights", help="file that `reldepth convert` wrote")
-    network.add_argument("--model", metavar="NAME", help="public weights that are fetched once")
+    network.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"public weights, fetched once; default: {SHIPPED}, of the package",
+    )
     command.add_offline(options)
     options.add_argument(
         "--checkpoint",
@@ -95,7 +100,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.workdir is None and options.checkpoint is not None:
         raise ConfigError("--checkpoint belongs to --workdir; a file of weights has one state")
     if options.model is not None:
+        # Without JAX, but not light enough for --help.
+        from reldepth_jax.weights import presets
+
         presets.published(options.model)
+    elif options.workdir is None and options.weights is None:
+        options.model = SHIPPED
     if options.temperature is not None:
         if not options.confidence:
             raise ConfigError("--temperature belongs to --confidence")

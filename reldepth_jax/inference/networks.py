@@ -26,6 +26,7 @@ from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
 from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
+from reldepth_jax.public_files import SHIPPED
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, presets
@@ -202,8 +203,10 @@ def _bounded(compiled: Any) -> Callable[..., Float[Array, "b h w"]]:
     return forward
 
 
-def load_model(path: str | os.PathLike[str], *, fast: bool = False) -> Model:
+def load_model(path: str | os.PathLike[str] = SHIPPED, *, fast: bool = False) -> Model:
     """Load a file of weights (see `reldepth convert`), or the newest checkpoint of a run directory.
+
+    Without a path it is the network that comes with the package (docs/model_card.md).
 
     Where nothing is of this path, the name of public weights, as "midas_v21_small", is taken as in
     `load_public`. `fast` as in `Model`. Raises WeightsError or RunError if the path holds neither.

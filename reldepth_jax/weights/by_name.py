@@ -31,6 +31,8 @@ def load(name: str) -> Weights:
     UserError for unknown names.
     """
     preset, public = presets.published(name)
+    if public.packaged:
+        return file.read(pathlib.Path(__file__).with_name("shipped") / public.file)
     path = folder() / public.file
     # Not locked at first: the cache of a group may be read-only.
     weights = _converted(preset, public, path)

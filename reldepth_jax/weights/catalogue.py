@@ -105,6 +105,7 @@ def public_facts(preset: Preset, public: PublicFile) -> dict[str, Any]:
         "name": f"{presets.IMAGENET * (preset.part == 'encoder')}{public.name}",
         "url": public.url,
         "page": public.page,
+        "packaged": public.packaged,
         "bytes": public.size or None,
         "sha256": public.sha256,
         "licence": public.licence or preset.licence,

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.numpy
 
 import reldepth_jax
@@ -129,8 +130,11 @@ def is_ours(path: str | os.PathLike[str]) -> bool:
     return start[8:9] == b"{" and f'"{_KEY}"'.encode() in start
 
 
-def write(path: str | os.PathLike[str], weights: Weights) -> None:
+def write(path: str | os.PathLike[str], weights: Weights, *, half: bool = False) -> None:
     """Write the file whole or not at all.
+
+    With `half` numbers are stored as float16: half the size, and an error of at most 2^-11 of each
+    weight. Numbers that float16 cannot hold are refused.
 
     Raises WeightsError if the path is a directory.
     """
@@ -148,7 +152,13 @@ def write(path: str | os.PathLike[str], weights: Weights) -> None:
         **({"unit": weights.unit} if weights.unit else {}),
         "provenance": dict(weights.provenance),
     }
-    data = safetensors.numpy.save(weights.arrays, {_KEY: json.dumps(facts)})
+    arrays = weights.arrays
+    if half:
+        with np.errstate(over="ignore"):
+            arrays = {key: array.astype(np.float16) for key, array in arrays.items()}
+        if lost := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
+            raise WeightsError(f"{path}: float16 cannot hold {', '.join(lost[:3])}: leave it out")
+    data = safetensors.numpy.save(arrays, {_KEY: json.dumps(facts)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(data)

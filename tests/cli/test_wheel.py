@@ -54,7 +54,9 @@ def programs(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> p
 def test_the_wheel_holds_the_package_and_the_configurations(wheel: pathlib.Path):
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
-    package = {path.as_posix() for path in pathlib.Path("reldepth_jax").rglob("*.py")}
+    folder = pathlib.Path("reldepth_jax")
+    package = {path.as_posix() for path in folder.rglob("*.py")}
+    package |= {path.as_posix() for path in folder.glob("weights/shipped/*")}
     configs = {f"reldepth_jax/{path.as_posix()}" for path in pathlib.Path("configs").glob("*.py")}
     info = {name for name in names if ".dist-info/" in name}
     assert names - info == package | configs | {"reldepth_jax/py.typed"}
@@ -71,8 +73,10 @@ def test_it_trains_and_predicts(programs: pathlib.Path, tmp_path: pathlib.Path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     run(reldepth, "predict", "photo.png", "--workdir", "runs/smoke", cwd=tmp_path)
-    with Image.open(tmp_path / "out/photo.png") as depth:
-        assert depth.size == (60, 40)
+    run(reldepth, "predict", "photo.png", "--offline", "--output", "shipped", cwd=tmp_path)
+    for output in ("out", "shipped"):
+        with Image.open(tmp_path / output / "photo.png") as depth:
+            assert depth.size == (60, 40)
     done = run(reldepth, "benchmark", "--parts", "step", cwd=tmp_path, code=2)
     assert done.stderr.startswith("error: --parts needs the folder benchmarks/")
     assert len(done.stderr.splitlines()) == 1

@@ -13,11 +13,16 @@ NAMES = [
     layout.TENSORBOARD, layout.LOCK, layout.TEMPERATURE, layout.picture(pathlib.Path(), 1).parts[0],
     "_reliability.png",
 ]  # fmt: skip
-PATH = re.compile(rf"(.*[/}}])?({'|'.join(map(re.escape, NAMES))})(/.*)?", re.DOTALL)
+PATH = re.compile(
+    rf"(?!/resolve/main/)(.*[/}}])?({'|'.join(map(re.escape, NAMES))})(/.*)?", re.DOTALL
+)
 
 
 def literals(code: str) -> list[str]:
-    """Return the strings of a module that name something in a run directory, docstrings aside."""
+    """Return the strings of a module that name something in a run directory.
+
+    Docstrings aside, and addresses of files on a hub.
+    """
     tree = ast.parse(code)
     texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [

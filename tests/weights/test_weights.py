@@ -235,7 +235,7 @@ def test_names_and_licences_are_printed_without_control_characters(
     )
     assert run("convert", saved, tmp_path / "out.safetensors") == 0
     told = capsys.readouterr().out
-    assert r"licence of the public weights: MIT\x1b]0;x\x07\nline" in told
+    assert r"licence of the weights: MIT\x1b]0;x\x07\nline" in told
     assert r"started from \x9bx," in told
     assert all(line.isprintable() for line in told.split("\n"))
 
@@ -337,6 +337,21 @@ def test_a_run_becomes_a_file_with_the_same_predictions(
     assert from_file.step == from_run.step > 0
     with pytest.raises(ConfigError, match="holds custom, not sgrl; leave --arch out"):
         run("convert", trained, tmp_path / "x.safetensors", "--arch", "sgrl")
+
+
+def test_a_run_is_published_smaller_with_its_size_and_its_licence(
+    trained: pathlib.Path, tmp_path: pathlib.Path
+):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    assert run("convert", trained, whole) == 0
+    options = ("--float16", "--image-size", "64", "--licence", "MIT")
+    assert run("convert", trained, half, *options) == 0
+    held = file.read(half)
+    assert (held.preprocessing.size, held.provenance["licence"]) == (64, "MIT")
+    for key, array in file.read(whole).arrays.items():
+        np.testing.assert_allclose(held.arrays[key], array, rtol=2**-11, atol=2**-25)
+    numbers = sum(array.size for array in held.arrays.values())
+    assert whole.stat().st_size - half.stat().st_size >= 2 * numbers - 200
 
 
 def test_training_starts_from_a_file(trained: pathlib.Path, tmp_path: pathlib.Path):
@@ -458,6 +473,9 @@ def test_conversion_by_the_script(
         (["here.safetensors", "here.safetensors", "--force"], "here.safetensors is IN itself"),
         (["in.pt", "folder.safetensors", "--force"], "folder.safetensors is a folder"),
         (["in.pt", "out.safetensors", "--checkpoint", "3"], "--checkpoint belongs to a run"),
+        (["in.pt", "out.safetensors", "--image-size", "96"], "--image-size belongs to a run"),
+        (["in.pt", "out.safetensors", "--licence", "MIT"], "--licence belongs to a run"),
+        (["in.pt", "out.safetensors", "--float16", "--to=torch"], "--float16 belongs to --to rel"),
     ],
 )
 def test_mistakes_in_the_command_line_are_told(

@@ -1,0 +1,27 @@
+"""The network that comes with the package: EfficientNet-Lite0 and the paper's decoder, trained by
+ranking on photographs, drawn scenes and game frames (`configs/small.py`, docs/model_card.md).
+"""
+
+from reldepth_jax.config import Choice, ModelConfig
+from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.public_files import PublicFile
+from reldepth_jax.registry import PRESETS
+from reldepth_jax.weights.presets.base import Preset
+
+
+@PRESETS.register("reldepth_small")
+def reldepth_small() -> Preset:
+    """Small enough for a wheel."""
+    return Preset(
+        name="reldepth_small",
+        model=ModelConfig(
+            encoder=Choice("efficientnet_lite0"), decoder_width=64, normalisation="tf", init="he"
+        ),
+        preprocessing=Preprocessing(fit="lower_bound", size=160),
+        files=(
+            PublicFile(name="reldepth_small", packaged=True, file="reldepth_small.safetensors"),
+        ),
+        source="trained for this package",
+        licence="research use only: NYUv2 and others that it learnt from are for research",
+        paper="Xian et al., CVPR 2018, for loss and decoder",
+    )
