@@ -13,8 +13,10 @@ import pytest
 
 
 def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    # Heard, even if these tests run in the background of a shell.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *words],
+        [sys.executable, "-c", f"{listen}\n{textwrap.dedent(program)}", *words],
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
 
