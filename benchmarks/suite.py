@@ -17,7 +17,7 @@ rounds. In `first / this` below 1 the first of the group is faster than this one
 is shared read the CPU time, best on one core, where threads do not wait for one another: put
 `taskset -c 0` before the command. The JSON file has every round.
 
-With `--against torch` (extra torch): the same network, loss and batch in eager PyTorch,
+With `--against torch` (to be installed): the same network, loss and batch in eager PyTorch,
 channels-last, and compiled, if there is a compiler; ONNX Runtime and OpenVINO if they are installed
 (pip install onnx onnxruntime openvino). On a GPU ours computes convolutions in bfloat16, torch with
 autocast. Most of the time of such a run goes into torch.compile.

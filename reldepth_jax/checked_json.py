@@ -125,7 +125,7 @@ def optional(schema: Schema) -> Schema:
     def check(value: Any) -> Any:
         return None if value is None else schema(value)
 
-    check.optional = True  # pyright: ignore[reportFunctionMemberAccess]
+    check.optional = True  # pyright: ignore[reportFunctionMemberAccess]: `fields` asks
     return check
 
 

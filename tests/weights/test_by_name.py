@@ -303,7 +303,7 @@ def test_a_damaged_or_outdated_conversion_is_made_again(
     if damage == "cut":
         kept.write_bytes(kept.read_bytes()[:-1])
     else:
-        weights.provenance["sha256"] = "0" * 64  # type: ignore[index]
+        weights.provenance["sha256"] = "0" * 64  # type: ignore[index]: a dict, seen as a mapping
         by_name.file.write(kept, weights)
     assert same(by_name.load("tiny").arrays, tensors)
     assert by_name.file.read(kept).provenance["sha256"] == digest
@@ -340,13 +340,7 @@ def test_a_conversion_that_cannot_be_kept_is_used_all_the_same(
     )
 
 
-def test_two_at_the_same_time_fetch_and_convert_once(
-    publish: Any,
-    served: Server,
-    tensors: Arrays,
-    capsys: pytest.CaptureFixture[str],
-):
-    publish()
+def loaded_by_three_at_once() -> list[Arrays]:
     found: list[Arrays] = []
     threads = [
         threading.Thread(target=lambda: found.append(by_name.load("tiny").arrays)) for _ in range(3)
@@ -356,7 +350,17 @@ def test_two_at_the_same_time_fetch_and_convert_once(
     for thread in threads:
         thread.join()
     assert len(found) == 3
-    assert all(same(each, tensors) for each in found)
+    return found
+
+
+def test_two_at_the_same_time_fetch_and_convert_once(
+    publish: Any,
+    served: Server,
+    tensors: Arrays,
+    capsys: pytest.CaptureFixture[str],
+):
+    publish()
+    assert all(same(each, tensors) for each in loaded_by_three_at_once())
     assert len(served.asked) == 1
     assert capsys.readouterr().err.count("licence") == 1
 
@@ -366,16 +370,7 @@ def test_two_at_the_same_time_without_locks_do_not_harm_each_other(
 ):
     publish()
     monkeypatch.setattr(download, "alone", lambda path: contextlib.nullcontext(False))
-    found: list[Arrays] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(by_name.load("tiny").arrays)) for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 3
-    assert all(same(each, tensors) for each in found)
+    assert all(same(each, tensors) for each in loaded_by_three_at_once())
     assert [
         each.name for each in cache.iterdir() if each.suffix not in (".pt", ".safetensors")
     ] == []

@@ -206,7 +206,7 @@ def test_a_passing_failure_is_mended_by_another_try(
 
 
 def test_a_long_wait_that_a_server_asks_for_is_cut():
-    error = urllib.error.HTTPError("u", 503, "", {"Retry-After": "86400"}, io.BytesIO())  # type: ignore
+    error = urllib.error.HTTPError("u", 503, "", {"Retry-After": "86400"}, io.BytesIO())  # type: ignore[arg-type]: a dict will do
 
     class Opener:
         def open(self, *_: object, **__: object) -> None:

@@ -122,7 +122,7 @@ class New:
 
     def __reduce_ex__(self, protocol: Any):
         # The stubs of copyreg lack it.
-        return copyreg.__newobj__, (New, self.code)  # pyright: ignore
+        return copyreg.__newobj__, (New, self.code)  # pyright: ignore[reportAttributeAccessIssue]: not public
 
     def __init__(self, code: str):
         self.code = code
@@ -854,7 +854,7 @@ def overlapping() -> bytes:
                 entry.header_offset, entry.CRC = first.header_offset, first.CRC
         directory = io.BytesIO()
         archive.fp, archive.start_dir = directory, 0
-        archive._write_end_record()  # pyright: ignore[reportAttributeAccessIssue]
+        archive._write_end_record()  # pyright: ignore[reportAttributeAccessIssue]: not public
     end = directory.getvalue()
     place = end.rindex(b"PK\x05\x06") + 16
     return content[:start] + end[:place] + struct.pack("<I", start) + end[place + 4 :]
