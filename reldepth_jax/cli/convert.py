@@ -15,6 +15,7 @@ architectures and where users get their weights.
 
 import argparse
 import dataclasses
+import math
 import pathlib
 
 from reldepth_jax import config
@@ -48,6 +49,13 @@ def parser() -> argparse.ArgumentParser:
         help="shorter side at which a run's network sees photographs; default: that of its crops",
     )
     options.add_argument("--licence", metavar="TEXT", help="of a run's weights; the file states it")
+    options.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of the confidence, which the file states; default: that of IN; of a run, what"
+        " `reldepth evaluate` fitted",
+    )
     options.add_argument("--force", action="store_true", help="replace OUT if it exists")
     return options
 
@@ -79,6 +87,11 @@ def main(argv: list[str] | None = None) -> int:
             raise config.ConfigError(f"{flag} belongs to a run directory; a file has its own")
     if options.float16 and options.to == "torch":
         raise config.ConfigError("--float16 belongs to --to reldepth")
+    if options.temperature is not None:
+        if options.to == "torch":
+            raise config.ConfigError("--temperature belongs to --to reldepth")
+        if not 0 < options.temperature < math.inf:
+            raise config.ConfigError(f"--temperature must be above 0, got {options.temperature}")
 
     # Imported late: a mistake is reported before JAX is loaded.
     import safetensors.numpy
@@ -103,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError(
             f"{options.input} holds {weights.architecture}, not {options.arch}; leave --arch out"
         )
+    if options.temperature is not None:
+        weights = dataclasses.replace(weights, temperature=options.temperature)
     if options.to == "torch":
         tensors = convert.to_torch(weights)
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
         "--temperature",
         type=float,
         metavar="T",
-        help="of the confidence; default: what `reldepth evaluate` fitted on validation images",
+        help="of the confidence; default: that of the file of weights, or what `reldepth evaluate`"
+        " fitted on validation images",
     )
     return options
 
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
     from reldepth_jax.data.images import io
-    from reldepth_jax.evaluation.temperature import load_temperature
+    from reldepth_jax.run_dir.temperature import load_temperature
     from reldepth_jax.inference import files, networks
 
     runtime.set_up()
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         model = networks.load_model(origin)
     if options.fast:
         model = dataclasses.replace(model, fast=True)
-    temperature = options.temperature
+    temperature = options.temperature or model.temperature if options.confidence else None
     if options.confidence and temperature is None:
         folder = layout.evaluation_folder(pathlib.Path(origin))
         temperature = load_temperature(folder / layout.TEMPERATURE, model.step)

@@ -28,6 +28,8 @@ from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
 from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
 from reldepth_jax.public_files import SHIPPED
 from reldepth_jax.registry import did_you_mean
+from reldepth_jax.run_dir import layout
+from reldepth_jax.run_dir.temperature import fitted_temperature
 from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, presets
 from reldepth_jax.weights.file import Weights, read, unit_of, write
@@ -50,6 +52,8 @@ class Model:
     fast: bool = False
     """On CPU, use Winograd convolutions: about half the time, 4 times the memory for weights, and
     rounding errors as between runtimes (`reldepth_jax.models.cpu.winograd_network`)."""
+    temperature: float | None = None
+    """Of the confidence (`metrics.confidence`), in units of the output; None: not fitted."""
 
     @property
     def larger_is(self) -> Literal["farther", "nearer"]:
@@ -149,6 +153,7 @@ class Model:
             preprocessing=self.preprocessing,
             arrays=arrays.from_state(self.params, self.stats),
             provenance=self.provenance,
+            temperature=self.temperature,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,7 +243,7 @@ def _model(held: Weights, path: str | os.PathLike[str], fast: bool) -> Model:
             f" --config.init_from={path} --config.init_part=encoder"
         )
     states = arrays.to_states(held.model, held.part, held.arrays)
-    return Model(held.model, *states, held.preprocessing, held.provenance, fast)
+    return Model(held.model, *states, held.preprocessing, held.provenance, fast, held.temperature)
 
 
 def from_run(
@@ -257,7 +262,11 @@ def from_run(
     if run.config.init_from:
         provenance["started_from"] = run.config.init_from
     preprocessing = Preprocessing.of_training(run.config)
-    return Model(run.config.model, run.params, run.stats, preprocessing, provenance, fast)
+    evaluation = layout.evaluation_folder(pathlib.Path(workdir))
+    temperature = fitted_temperature(evaluation / layout.TEMPERATURE, run.step)
+    return Model(
+        run.config.model, run.params, run.stats, preprocessing, provenance, fast, temperature
+    )
 
 
 @contextlib.contextmanager

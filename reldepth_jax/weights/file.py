@@ -24,6 +24,7 @@ from reldepth_jax.checked_json import (
     anything,
     each,
     fields,
+    number,
     one_of,
     optional,
     text,
@@ -54,6 +55,7 @@ _FACTS = fields(
         "preprocessing": each(anything),
         "larger_is": one_of(*LARGER_IS.values()),
         "unit": optional(one_of("metre")),
+        "temperature": optional(number()),
         "provenance": each(text(10_000)),
     }
 )
@@ -69,6 +71,8 @@ class Weights:
     preprocessing: Preprocessing
     arrays: Arrays
     provenance: Mapping[str, str]
+    temperature: float | None = None
+    """Of the confidence, in units of the output (`metrics.confidence`); None: not fitted."""
 
     @property
     def architecture(self) -> str:
@@ -150,6 +154,7 @@ def write(path: str | os.PathLike[str], weights: Weights, *, half: bool = False)
         "preprocessing": weights.preprocessing.to_dict(),
         "larger_is": LARGER_IS[weights.model.output],
         **({"unit": weights.unit} if weights.unit else {}),
+        **({} if weights.temperature is None else {"temperature": weights.temperature}),
         "provenance": dict(weights.provenance),
     }
     arrays = weights.arrays
@@ -218,7 +223,10 @@ def _described(content: str) -> Weights:
         preprocessing=Preprocessing.from_dict(facts["preprocessing"]),
         arrays={},
         provenance={printable(key): printable(v) for key, v in facts["provenance"].items()},
+        temperature=facts.get("temperature"),
     )
+    if weights.temperature is not None and weights.temperature <= 0:
+        raise WeightsError(f"its metadata: temperature: must be above 0, got {weights.temperature}")
     if weights.part == "network" and weights.preprocessing.multiple % weights.model.multiple:
         raise WeightsError(
             f"its metadata: preprocessing.multiple {weights.preprocessing.multiple}, which is none"

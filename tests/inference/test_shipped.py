@@ -25,6 +25,20 @@ def test_the_file_is_what_its_preset_says_and_fits_into_a_wheel():
     assert "research" in preset.licence
 
 
+def test_it_says_how_sure_it_is_as_the_model_card_states(tmp_path: pathlib.Path):
+    temperature = reldepth_jax.load_model().temperature
+    assert temperature is not None
+    card = pathlib.Path("docs/model_card.md").read_text(encoding="utf-8")
+    assert f"--temperature {temperature}" in card
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    assert (
+        predict.main([str(tmp_path / "photo.png"), "--confidence", f"--output={tmp_path}/o"]) == 0
+    )
+    with Image.open(tmp_path / "o/photo_confidence.png") as image:
+        assert image.info["temperature"] == str(temperature)
+
+
 def test_a_photograph_needs_no_other_word_and_no_network(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):

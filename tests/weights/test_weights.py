@@ -104,6 +104,18 @@ def test_the_bytes_depend_on_the_network_alone(tiny: networks.Model, tmp_path: p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
+def test_the_temperature_of_the_confidence_is_kept(
+    tiny: networks.Model, saved: pathlib.Path, tmp_path: pathlib.Path
+):
+    assert networks.load_model(saved).temperature is None
+    assert "temperature" not in metadata(saved)
+    path = tmp_path / "warm.safetensors"
+    assert run("convert", saved, path, "--temperature", "0.1") == 0
+    assert metadata(path)["temperature"] == networks.load_model(path).temperature == 0.1
+    networks.save_model(networks.load_model(path), tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
 def test_a_directory_is_not_overwritten(tiny: networks.Model, tmp_path: pathlib.Path):
     with pytest.raises(WeightsError, match=r"is a directory; name a file in it"):
         networks.save_model(tiny, tmp_path)
@@ -196,6 +208,8 @@ REFUSED = {
     "of a huge step": ({"provenance": {"step": "9" * 5000}}, "provenance.step"),
     "of a text for a format": ({"format": "1"}, "format: expected a whole number, got '1'"),
     "of format 0": ({"format": 0}, "format: expected a whole number from 1 on, got 0"),
+    "of a temperature in words": ({"temperature": "warm"}, "temperature: expected a number"),
+    "of a negative temperature": ({"temperature": -0.5}, "temperature: must be above 0, got -0.5"),
     "of two signs": ({"larger_is": "farther"}, "larger_is farther, model.output disparity"),
     "of a unit that it cannot have": ({"unit": "metre"}, "unit metre, of the model none"),
     "of a multiple that its encoder cannot have": (
@@ -354,6 +368,19 @@ def test_a_run_is_published_smaller_with_its_size_and_its_licence(
     assert whole.stat().st_size - half.stat().st_size >= 2 * numbers - 200
 
 
+def test_a_run_takes_the_temperature_of_its_step_along(
+    trained: pathlib.Path, tmp_path: pathlib.Path
+):
+    fitted = trained / "eval/temperature.json"
+    fitted.parent.mkdir()
+    step = networks.load_model(trained).step
+    for number, (told, kept) in enumerate(((step, 0.25), (step + 1, None))):
+        fitted.write_text(json.dumps({"temperature": 0.25, "step": told}))
+        path = tmp_path / f"{number}.safetensors"
+        assert run("convert", trained, path) == 0
+        assert file.read(path).temperature == kept
+
+
 def test_training_starts_from_a_file(trained: pathlib.Path, tmp_path: pathlib.Path):
     path = tmp_path / "run.safetensors"
     networks.save_model(networks.load_model(trained), path)
@@ -476,6 +503,8 @@ def test_conversion_by_the_script(
         (["in.pt", "out.safetensors", "--image-size", "96"], "--image-size belongs to a run"),
         (["in.pt", "out.safetensors", "--licence", "MIT"], "--licence belongs to a run"),
         (["in.pt", "out.safetensors", "--float16", "--to=torch"], "--float16 belongs to --to rel"),
+        (["in.pt", "out.safetensors", "--temperature", "0"], "--temperature must be above 0"),
+        (["in.pt", "o.safetensors", "--temperature=1", "--to=torch"], "--temperature belongs to"),
     ],
 )
 def test_mistakes_in_the_command_line_are_told(

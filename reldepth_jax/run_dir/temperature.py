@@ -1,4 +1,4 @@
-"""The file with the temperature of the confidence: `evaluate` writes it, `predict` reads it."""
+"""The file with the temperature of the confidence: `evaluate` writes it, networks are read with it."""
 
 import json
 import math
@@ -28,3 +28,11 @@ def load_temperature(path: str | os.PathLike[str], step: int) -> float:
             f"the temperature is of step {fitted}, the network of step {step}: {remedy}"
         )
     return temperature
+
+
+def fitted_temperature(path: str | os.PathLike[str], step: int) -> float | None:
+    """Return the temperature as `load_temperature`, None where none can be used for this step."""
+    try:
+        return load_temperature(path, step)
+    except UserError:
+        return None
