@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
     from reldepth_jax.data.images import io
-    from reldepth_jax.run_dir.temperature import load_temperature
     from reldepth_jax.inference import files, networks
+    from reldepth_jax.run_dir.temperature import load_temperature
 
     runtime.set_up()
     runtime.keep_compiled()

@@ -1,4 +1,4 @@
-"""The file with the temperature of the confidence: `evaluate` writes it, networks are read with it."""
+"""The file with the temperature of the confidence: `evaluate` writes it, networks come with it."""
 
 import json
 import math

@@ -17,10 +17,10 @@ from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.data.pipeline import make_source
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation import heldout
-from reldepth_jax.run_dir.temperature import load_temperature
 from reldepth_jax.inference import networks
 from reldepth_jax.metrics import confidence, ordinal
 from reldepth_jax.run_dir.saved_config import save_config
+from reldepth_jax.run_dir.temperature import load_temperature
 from tests.fixtures import folder, kitti
 from tests.metrics.test_confidence import ece_by_loop, nll_by_loop
 
