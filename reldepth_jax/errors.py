@@ -1,5 +1,6 @@
 """The one exception that is meant for a person, and the one that only a smaller task mends."""
 
+import importlib.util
 import os
 
 
@@ -11,6 +12,16 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise UserError unless these modules, of an extra of this package, are installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(
+            f"{' and '.join(missing)} {are} not installed: pip install 'reldepth-jax[{extra}]'"
+        )
 
 
 def printable(text: str | os.PathLike[str], *, lines: bool = False) -> str:

@@ -1,5 +1,7 @@
 """How the process is set up for its device, with the measured reasons."""
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import os
@@ -7,6 +9,7 @@ import pathlib
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
@@ -16,9 +19,22 @@ from reldepth_jax.errors import printable
 T = TypeVar("T")
 
 
+_elsewhere = contextvars.ContextVar("elsewhere", default=False)
+
+
 def on_cpu() -> bool:
     """Return whether this process computes on CPU: the switch of all that is done for CPU alone."""
-    return jax.default_backend() == "cpu"
+    return not _elsewhere.get() and jax.default_backend() == "cpu"
+
+
+@contextlib.contextmanager
+def for_any_device() -> Iterator[None]:
+    """Let `on_cpu` be false: what is built and traced here is computed elsewhere."""
+    before = _elsewhere.set(True)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(before)
 
 
 _EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}

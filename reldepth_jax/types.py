@@ -19,6 +19,7 @@ both are equally far. Coordinates are pixels from 0, row before column.
 
 from collections.abc import Mapping, Sequence
 from typing import (
+    Any,
     Literal,
     NamedTuple,
     NotRequired,
@@ -31,6 +32,8 @@ from typing import (
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8
 
+MapSize = tuple[Any, Any]
+"""Height and width of a map: ints; while a network is exported, JAX's symbolic dimensions."""
 Split = Literal["train", "val", "test"]
 Polarity = Literal["depth", "disparity"]
 """`depth`: larger is farther. `disparity`: larger is nearer; zero is infinitely far."""

@@ -14,7 +14,6 @@ from reldepth_jax.config.loading import find, load, override, override_choice
 from reldepth_jax.config.schema import (
     Config,
     DataConfig,
-    Degradation,
     EvalConfig,
     LabelNoise,
     LayerGroup,
@@ -31,7 +30,6 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
-    "Degradation",
     "EvalConfig",
     "LabelNoise",
     "LayerGroup",

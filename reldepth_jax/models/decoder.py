@@ -14,7 +14,7 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.layers import BatchNorm, Initializer, call, conv, he_fan_out
 from reldepth_jax.models.reassemble import Reassemble
 from reldepth_jax.ops.resize import resize
-from reldepth_jax.types import Tokens
+from reldepth_jax.types import MapSize, Tokens
 
 _gaussian: Initializer = jax.nn.initializers.normal(0.01)
 
@@ -109,7 +109,7 @@ class FeatureFusionBlock(nnx.Module):
         tap: Float[Array, "b h w _c"],
         coarser: Float[Array, "b h w c"] | None,
         *,
-        size: tuple[int, int],
+        size: MapSize,
     ) -> Float[Array, "b _h _w _d"]:
         """Merge a tap with the output of the next coarser stage (of the same size).
 

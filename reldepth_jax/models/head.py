@@ -12,6 +12,7 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.decoder import decoder_conv
 from reldepth_jax.models.layers import BatchNorm
 from reldepth_jax.ops.resize import resize
+from reldepth_jax.types import MapSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,7 @@ class AdaptiveOutput(nnx.Module):
         self.align_corners = config.head_align_corners
         self.end = _end(config)
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], size: tuple[int, int]
-    ) -> Float[Array, "b _h _w"]:
+    def __call__(self, x: Float[Array, "b h w c"], size: MapSize) -> Float[Array, "b _h _w"]:
         """Return float32 values at `size`."""
         x = self.conv1(x)
         if self.bn1 is not None:
@@ -75,9 +74,7 @@ class MidasOutput(nnx.Module):
         self.align_corners = config.head_align_corners
         self.end = _end(config)
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], size: tuple[int, int]
-    ) -> Float[Array, "b _h _w"]:
+    def __call__(self, x: Float[Array, "b h w c"], size: MapSize) -> Float[Array, "b _h _w"]:
         """Return float32 values at `size`."""
         x = resize(self.conv1(x), size, align_corners=self.align_corners)
         return self.end(self.conv3(jax.nn.relu(self.conv2(x))).astype(jnp.float32)[..., 0])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from reldepth_jax import runtime
@@ -103,16 +104,14 @@ def max_pool_3x3(
     CPU than XLA's select-and-scatter for `reduce_window`. Equal values share the gradient.
     """
     for axis in (1, 2):
-        even = x[(slice(None),) * axis + (slice(0, None, 2),)]
-        odd = x[(slice(None),) * axis + (slice(1, None, 2),)]
+        even, odd = (lax.slice_in_dim(x, start, None, 2, axis) for start in (0, 1))
         # Output k covers inputs 2k-1, 2k, 2k+1; the first is absent for k = 0. With "same" it
         # covers 2k, 2k+1, 2k+2; the last is absent at the end. One of the others takes its place.
         first, others = ((even, 0, 1), (odd, 0, -1)), (even, odd)
         if padding == "same":
             first = ((even, 1, None), (odd, -1, None))
         third = jnp.concatenate(
-            [side[(slice(None),) * axis + (slice(start, stop),)] for side, start, stop in first],
-            axis,
+            [lax.slice_in_dim(side, start, stop, axis=axis) for side, start, stop in first], axis
         )
         x = functools.reduce(jnp.maximum, others, third)
     return x

@@ -15,11 +15,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from reldepth_jax.models.layers import call, conv
-from reldepth_jax.types import DropPath, Tokens
+from reldepth_jax.types import DropPath, MapSize, Tokens
 
 _init = jax.nn.initializers.truncated_normal(0.02)
 
-Positions = Callable[[Float[Array, "1 h w c"], tuple[int, int]], Float[Array, "1 _h _w c"]]
+Positions = Callable[[Float[Array, "1 h w c"], MapSize], Float[Array, "1 _h _w c"]]
 """From the table of positions to that of another grid."""
 
 

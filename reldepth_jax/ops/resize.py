@@ -1,20 +1,41 @@
 """Resampling maps along their axes by small matrices. Axes: b h w c."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from reldepth_jax.ops.upsample import upsample_2x
+from reldepth_jax.types import MapSize
 
 
 def resize(
-    x: Float[Array, "b h w c"], size: tuple[int, int], *, align_corners: bool
+    x: Float[Array, "b h w c"], size: MapSize, *, align_corners: bool
 ) -> Float[Array, "b _h _w c"]:
     """Return maps of `size` (height, width), as torch's bilinear `interpolate(size=...)` does.
 
     Nothing is averaged where an axis shrinks. `align_corners` as in `upsample_2x`.
     """
+    return resize_corners(x, size) if align_corners else resize_edges(x, size)
+
+
+# Functions with names of their own, which `reldepth_jax.export` makes one operator of.
+@functools.partial(jax.jit, static_argnums=1)
+def resize_corners(x: Array, size: MapSize) -> Array:
+    """Return `resize` with `align_corners`."""
+    return _resized(x, size, True)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def resize_edges(x: Array, size: MapSize) -> Array:
+    """Return `resize` without `align_corners`."""
+    return _resized(x, size, False)
+
+
+def _resized(x: Array, size: MapSize, align_corners: bool) -> Array:
     height, width = x.shape[1:3]
     if size == (2 * height, 2 * width):
         return upsample_2x(x, align_corners=align_corners)
@@ -24,25 +45,47 @@ def resize(
     return x
 
 
-def along(
-    x: Float[Array, "b h w c"], axis: int, matrix: Float32[np.ndarray, "new old"]
-) -> Float[Array, "b _h _w c"]:
-    """Multiply axis 1 or 2 by a matrix, in float32; the output has the dtype of the input."""
+def along(x: Float[Array, "b h w c"], axis: int, matrix: Any) -> Float[Array, "b _h _w c"]:
+    """Multiply axis 1 or 2 by a float32 matrix (new, old); the output has the dtype of the input.
+
+    The sum is in float32.
+    """
     equation = "nh,bhwc->bnwc" if axis == 1 else "nw,bhwc->bhnc"
     # Accelerators would round the weights to fewer bits.
     y = jnp.einsum(equation, matrix, x.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
     return y.astype(x.dtype)
 
 
-def _linear(old: int, new: int, align_corners: bool) -> Float32[np.ndarray, "new old"]:
+def numpy_for(*sizes: Any) -> Any:
+    """Return NumPy where all sizes are known, else JAX's, which takes symbolic ones."""
+    return np if all(isinstance(size, int) for size in sizes) else jnp
+
+
+def interpolation(old: Any, first: Any, weights: Any) -> Any:
+    """Return the float32 matrix (new, old) of taps at `first`, `first` + 1, …, held at the ends.
+
+    Args:
+      first: whole numbers (new,).
+      weights: of each tap, each (new,).
+    """
+    xp = numpy_for(old, *first.shape)
+    columns = xp.arange(old).reshape(1, -1)
+    return sum(
+        (xp.clip(first + tap, 0, old - 1).reshape(-1, 1) == columns)
+        * weight.astype(xp.float32).reshape(-1, 1)
+        for tap, weight in enumerate(weights)
+    )
+
+
+def _linear(old: Any, new: Any, align_corners: bool) -> Any:
     """Return the weights of the two neighbours of each new pixel, held at the ends."""
+    xp = numpy_for(old, new)
+    k = xp.arange(new)
+    # Where it is, as a fraction of whole numbers: exact, also in float32.
     if align_corners:
-        where = np.arange(new) * ((old - 1) / max(new - 1, 1))
+        above, below = k * (old - 1), xp.maximum(new - 1, 1)
     else:
-        where = (np.arange(new) + 0.5) * old / new - 0.5
-    where = np.clip(where, 0, old - 1)
-    below = np.floor(where).astype(int)
-    matrix = np.zeros((new, old))
-    np.add.at(matrix, (np.arange(new), below), 1 - (where - below))
-    np.add.at(matrix, (np.arange(new), np.minimum(below + 1, old - 1)), where - below)
-    return matrix.astype(np.float32)
+        above, below = xp.maximum((2 * k + 1) * old - new, 0), 2 * new
+    first = above // below
+    share = (above - first * below) / below
+    return interpolation(old, first, (1 - share, share))

@@ -4,7 +4,10 @@ Written as shifts and an interleave instead of a gather or interpolation matrice
 then shifts too, which XLA fuses. Axes: b h w c.
 """
 
+import functools
+
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -31,14 +34,10 @@ def _double(x: Array, axis: int, align_corners: bool) -> Array:
     share = k / (2 * n - 1) if align_corners else jnp.full(n, 0.25, x.dtype)
     before = share.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     after = jnp.flip(before, axis)
-    first, last = _take(x, axis, 0, 1), _take(x, axis, n - 1, n)
-    previous = jnp.concatenate([first, _take(x, axis, 0, n - 1)], axis)
-    following = jnp.concatenate([_take(x, axis, 1, n), last], axis)
+    take = functools.partial(lax.slice_in_dim, x, axis=axis)
+    previous = jnp.concatenate([take(0, 1), take(0, n - 1)], axis)
+    following = jnp.concatenate([take(1, n), take(n - 1, n)], axis)
     even = x + (previous - x) * before
     odd = x + (following - x) * after
     shape = x.shape[:axis] + (2 * n,) + x.shape[axis + 1 :]
     return jnp.stack([even, odd], axis + 1).reshape(shape)
-
-
-def _take(x: Array, axis: int, start: int, stop: int) -> Array:
-    return x[(slice(None),) * axis + (slice(start, stop),)]

@@ -60,5 +60,6 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
         folder,
         config,
         restored.manifest.step,
-        *restored.state.result,
+        restored.state.params,
+        restored.state.stats,
     )

@@ -5,23 +5,22 @@ et al., "Depth Anything", CVPR 2024, and "Depth Anything V2", NeurIPS 2024, and 
 No register tokens. `mask_token` of the published files takes no part in the output.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from reldepth_jax.models.transformer import PatchEmbed, Shape, VisionTransformer
-from reldepth_jax.ops.resize import along
+from reldepth_jax.ops.resize import along, interpolation, numpy_for
 from reldepth_jax.public_files import PublicFile
 from reldepth_jax.registry import ENCODERS
+from reldepth_jax.types import MapSize
 
-_OFFSET = 0.1
 _A = -0.75
 
 
-def positions(table: Float[Array, "1 h w c"], size: tuple[int, int]) -> Float[Array, "1 _h _w c"]:
+def positions(table: Float[Array, "1 h w c"], size: MapSize) -> Float[Array, "1 _h _w c"]:
     """Return the table for a grid of `size`: resampled along both axes unless it has that size.
 
     As torch's bicubic `interpolate` with scale factors of (n + 0.1) / 37, which the original gives
@@ -29,22 +28,28 @@ def positions(table: Float[Array, "1 h w c"], size: tuple[int, int]) -> Float[Ar
     """
     if table.shape[1:3] == size:
         return table
+    xp = numpy_for(*size)
+    # Symbolic sizes may turn out to be those of the table.
+    height, width = (xp.asarray(size[k]) == table.shape[1 + k] for k in (0, 1))
     for axis, new in ((1, size[0]), (2, size[1])):
-        table = along(table, axis, _cubic(table.shape[axis], new))
+        table = along(table, axis, _cubic(table.shape[axis], new, xp.where(height & width, 0, 1)))
     return table
 
 
-def _cubic(old: int, new: int) -> Float32[np.ndarray, "new old"]:
-    where = (np.arange(new) + 0.5) * old / (new + _OFFSET) - 0.5
-    first = np.floor(where)
-    matrix = np.zeros((new, old))
-    for tap in range(-1, 3):
-        x = np.abs(where - (first + tap))
-        near = ((_A + 2) * x - (_A + 3)) * x * x + 1
-        far = ((_A * x - 5 * _A) * x + 8 * _A) * x - 4 * _A
-        places = np.clip(first + tap, 0, old - 1).astype(int)
-        np.add.at(matrix, (np.arange(new), places), np.where(x <= 1, near, far))
-    return matrix.astype(np.float32)
+def _cubic(old: int, new: Any, tenths: Any) -> Any:
+    """Return the matrix (new, old) of four taps; `tenths` are added to the new size."""
+    xp = numpy_for(new)
+    # Where it is, as a fraction of whole numbers: exact, also in float32. One more, to be positive.
+    below = 2 * (10 * new + tenths)
+    above = (2 * xp.arange(new) + 1) * 10 * old + below // 2
+    first = above // below
+    share = (above - first * below) / below
+    near, far = (
+        lambda x: ((_A + 2) * x - (_A + 3)) * x * x + 1,
+        lambda x: ((_A * x - 5 * _A) * x + 8 * _A) * x - 4 * _A,
+    )
+    weights = (far(1 + share), near(share), near(1 - share), far(2 - share))
+    return interpolation(old, first - 2, weights)
 
 
 def dinov2(

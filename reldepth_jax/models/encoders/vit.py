@@ -12,9 +12,10 @@ from reldepth_jax.models.resnet_v2 import HybridEmbed
 from reldepth_jax.models.transformer import PatchEmbed, Shape, VisionTransformer
 from reldepth_jax.ops.resize import resize
 from reldepth_jax.registry import ENCODERS
+from reldepth_jax.types import MapSize
 
 
-def positions(table: Float[Array, "1 h w c"], size: tuple[int, int]) -> Float[Array, "1 _h _w c"]:
+def positions(table: Float[Array, "1 h w c"], size: MapSize) -> Float[Array, "1 _h _w c"]:
     """Return the table for a grid of `size`, bilinearly, the outer edges of the grids aligned."""
     return resize(table, size, align_corners=False)
 

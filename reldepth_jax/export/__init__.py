@@ -1,0 +1,1 @@
+"""Networks for programs that do not have this package: ONNX, StableHLO, folders for a hub."""

@@ -1,0 +1,362 @@
+"""Networks in onnxruntime against torch modules, and against our own forward: any size and batch.
+
+Weights are random. Sizes of the transformers' images give odd numbers of patches, the grid of their
+table of positions, and others.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from flax import nnx
+from jax import lax
+from onnx import numpy_helper
+
+from reldepth_jax import runtime
+from reldepth_jax.cli import export as command
+from reldepth_jax.config import Choice, ConfigError, ModelConfig
+from reldepth_jax.data.images.preprocessing import Preprocessing
+from reldepth_jax.errors import UserError
+from reldepth_jax.export import contract, onnx_file, traced, verification
+from reldepth_jax.export.onnx_graph import Graph, Tensor, Untranslatable
+from reldepth_jax.export.onnx_translation import translate
+from reldepth_jax.inference import networks
+from reldepth_jax.models.abstract import abstract_network
+from reldepth_jax.models.encoders.resnet import Bottleneck32x8d
+from reldepth_jax.models.network import build
+from reldepth_jax.registry import PRESETS
+from reldepth_jax.weights import arrays, presets
+from reldepth_jax.weights.presets import Preset
+from tests.fixtures import tiny_transformers
+from tests.parity import test_transformer_parity as transformers
+from tests.parity.test_network_parity import ALL_OPTIONS
+from tests.references.torch_midas import MidasV21Small
+from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
+from tests.references.transfer import load, randomise
+
+BAR = 2e-5
+"""Of the output's deviation: float32 in both, over a hundred layers."""
+
+
+@pytest.fixture
+def tiny_encoders(strides_encoder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let configurations name the smallest encoders."""
+    tiny_transformers.named(monkeypatch)
+
+
+def images(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(size=(2, 3, *size)).astype(np.float32)
+
+
+def error(got: np.ndarray, expected: np.ndarray) -> float:
+    assert got.shape == expected.shape
+    assert expected.std() > 0.01
+    return float(np.abs(got - expected).max() / expected.std())
+
+
+def expected(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    kind = next(module.parameters()).dtype
+    with torch.no_grad():
+        return module(torch.tensor(x, dtype=kind)).numpy()
+
+
+def exported(raw: Callable[..., Any], multiple: int) -> Callable[[np.ndarray], np.ndarray]:
+    closed = jax.jit(raw).trace(traced.image(multiple)).jaxpr
+    facts = {"name": "test", "larger_is": "farther", "multiple": str(multiple)}
+    return onnx_file.runner(onnx_file.assemble(closed, facts))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("depth_anything_v2_vits", [(56, 70), (70, 70), (84, 28)]),
+        (transformers.METRIC, [(28, 56)]),
+        ("dpt_large", [(48, 80), (64, 64)]),
+        ("dpt_hybrid", [(48, 32), (64, 64)]),
+    ],
+)
+def test_transformers_agree_with_torch(name: str, sizes: list[tuple[int, int]]):
+    module = transformers.reference(name)
+    with runtime.for_any_device():
+        model, preset = transformers.ours(name, module)
+        run = exported(model.raw, preset.model.multiple)
+    for size in sizes:
+        assert error(run(images(size)), expected(module, images(size))) < BAR
+
+
+def random_weights(config: ModelConfig, **options: Any) -> networks.Model:
+    """Return a network whose activations stay of order one."""
+    rng = np.random.default_rng(1)
+    held = {}
+    for key, shape in arrays.shapes(config, "network").items():
+        if key.endswith(("running_var", ".gamma")) or (len(shape) == 1 and "weight" in key):
+            held[key] = rng.uniform(0.5, 1.5, shape)
+        else:
+            fan = np.prod(shape[1:]) if len(shape) > 1 else 100
+            held[key] = rng.normal(size=shape) * (1.5 / fan) ** 0.5
+    held = {key: value.astype(np.float32) for key, value in held.items()}
+    last = max(key for key in held if key.startswith("head.conv") and key.endswith("bias"))
+    held[last] += 1
+    states = arrays.to_states(config, "network", held)
+    size = 2 * config.multiple
+    return networks.Model(
+        config, *states, Preprocessing(size=size, multiple=config.multiple), {}, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"), [("resnet50", {}), ("resnet18", ALL_OPTIONS)], ids=["paper", "all"]
+)
+def test_resnets_agree_with_torch(encoder: str, options: dict[str, Any]):
+    module = TorchRelDepthNet(Options(encoder=encoder, decoder_width=8, **options)).eval()
+    randomise(module, seed=0)
+    config = ModelConfig(encoder=Choice(encoder), decoder_width=8, **options)
+    assert_agrees(module, config, [(64, 96), (96, 32)])
+
+
+def test_midas_small_agrees_with_torch():
+    """Depthwise convolutions, TensorFlow's padding, ReLU6, a decoder that widens."""
+    module = MidasV21Small().eval()
+    randomise(module, seed=1)
+    preset = presets.get("midas_v21_small")
+    assert_agrees(module, preset.model, [(64, 96)], preset.key_maps[0], preset.dead)
+
+
+def assert_agrees(
+    module: torch.nn.Module,
+    config: ModelConfig,
+    sizes: list[tuple[int, int]],
+    *names: Any,
+) -> None:
+    with runtime.for_any_device():
+        model = abstract_network(lambda rngs: build(config, rngs=rngs))
+        load(model, module, *names)
+        model = nnx.view(model, use_running_average=True, raise_if_not_found=False)
+        run = exported(model.raw, config.multiple)
+    for size in sizes:
+        # A copy: the original works in place.
+        assert error(run(images(size)), expected(module, images(size))) < BAR
+
+
+SMALL = ("strides", "tiny_dinov2")
+"""The smallest encoders that give maps, and tokens."""
+
+
+def small(preset: Preset) -> ModelConfig:
+    """Return the network with the smallest encoder of its kind and a narrow decoder."""
+    encoder = Choice(SMALL[bool(preset.model.patch)])
+    return dataclasses.replace(preset.model, decoder_width=8, encoder=encoder)
+
+
+# Others are compared with torch above.
+@pytest.mark.parametrize("name", ["midas_v1", "midas_v21", "sgrl"])
+def test_decoders_of_wide_networks(name: str, tiny_encoders: None):
+    """Narrow, against our own, which test_preset_parity compares with torch."""
+    model = random_weights(small(presets.get(name)))
+    data, worst = onnx_file.export(model, name)
+    assert worst < BAR
+    (output,) = onnx.load_from_string(data).graph.output
+    assert output.name == {"farther": "depth", "nearer": "disparity"}[model.larger_is]
+
+
+def run_graph(f: Callable[..., Any], x: np.ndarray, *, known: bool) -> np.ndarray:
+    """Return what onnxruntime makes of a function of (b, h, w, c) images."""
+    shape = traced.image(1).shape
+    sizes = x.shape if known else (*shape[:3], x.shape[3])
+    closed = jax.jit(f).trace(jax.ShapeDtypeStruct(sizes, jnp.float32)).jaxpr
+    graph = Graph(half=False)
+    for place, size in enumerate("bhw"):
+        all_sizes = graph.add("Shape", "x")
+        graph.sizes[size] = graph.add("Gather", all_sizes, graph.integers(place), axis=0)
+    (result,) = translate(graph, closed, [Tensor("x", (0, 1, 2, 3))])
+    name = graph.laid(result)
+    value = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes, "f", [value("x", 1, [None] * 4)], [value(name, 1, None)], graph.constants
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "indexing": lambda x: x[:, 1:, :, 0] + x[:, :-1, :, 1],
+    "every second": lambda x: x[:, ::2],
+    "mean, variance": lambda x: (x - x.mean((1, 2), keepdims=True)) / (x.var(3)[..., None] + 1),
+    "merging axes that lie apart": lambda x: x.transpose(0, 2, 1, 3).reshape(x.shape[0], -1),
+    "splitting channels": lambda x: x.reshape(*x.shape[:3], 2, 2).sum((1, 4)).transpose(2, 0, 1),
+    "padding": lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 0), (0, 1)), constant_values=3.0),
+    "cases": lambda x: jnp.where(x > 0.5, x**3, -x) * jnp.clip(x, 0.2, 0.7),
+    "sizes as numbers": lambda x: x / (x.shape[1] // 2 + x.shape[2] ** 2),
+    "products": lambda x: jnp.einsum("bhwc,bhvc->bwhv", x, x),
+    "products with a matrix": lambda x: jnp.einsum(
+        "bhwc,cd->bdhw", x, jnp.arange(12.0).reshape(4, 3)
+    ),
+    "logistic, tanh, log": lambda x: jax.nn.sigmoid(x) + jnp.tanh(x) * jnp.log(x + 1),
+    "softmax, gelu": lambda x: jax.nn.softmax(x, 2) + jax.nn.gelu(x, approximate=False),
+    "largest, smallest": lambda x: x.max((1, 3)) - x.min((1, 3)),
+    "stacking": lambda x: jnp.stack([x, 2 * x], 1).reshape(x.shape[0], -1, *x.shape[2:]),
+    "constants of unknown size": lambda x: jnp.concatenate(
+        [jnp.ones((x.shape[0], 1, *x.shape[2:])), x], 1
+    ),
+}
+"""What layers may do beside what the networks of today do."""
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known sizes", "any size"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_layers_may_do(name: str, known: bool):
+    x = np.random.default_rng(0).uniform(size=(2, 6, 8, 4)).astype(np.float32)
+    got = run_graph(FUNCTIONS[name], x, known=known)
+    np.testing.assert_allclose(got, FUNCTIONS[name](jnp.asarray(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_convolutions_take_in_factors_and_groups():
+    """A block of ResNeXt: 32 groups, BatchNorm that becomes part of the convolution."""
+    block = Bottleneck32x8d(256, 64, 1, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    for norm in (block.bn1, block.bn2, block.bn3):
+        norm.mean[...] = jnp.arange(float(norm.mean.size)) / norm.mean.size
+        norm.var[...] = 1 + norm.mean[...]
+    block = nnx.view(block, use_running_average=True)
+    x = np.random.default_rng(0).normal(size=(1, 6, 8, 256)).astype(np.float32)
+    with runtime.for_any_device():
+        np.testing.assert_allclose(
+            run_graph(block, x, known=False), block(jnp.asarray(x)), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_the_graph_is_as_small_as_one_written_by_hand():
+    """No BatchNorm, no transposing and no resizing by hand is left in a convolutional network."""
+    data, _ = onnx_file.export(networks.load_model(), "small")
+    nodes = onnx.load_from_string(data).graph.node
+    kinds = {node.op_type for node in nodes}
+    sizes = {"Shape", "Gather", "Mul", "Div", "Concat", "Reshape"}
+    assert kinds - sizes == {"Conv", "Clip", "Relu", "Add", "Resize", "Identity"}
+    assert sum(node.op_type == "Conv" for node in nodes) == 68
+    assert len(nodes) < 160
+
+
+def test_an_untranslatable_layer_is_named():
+    with pytest.raises(Untranslatable, match="no translation of JAX's cumsum to ONNX"):
+        run_graph(lambda x: lax.cumsum(x, 1), np.zeros((1, 2, 2, 1), np.float32), known=True)
+
+
+def test_weights_in_float16_are_half_as_large_and_nearly_as_good(tiny_encoders: None):
+    model = random_weights(small(presets.get("midas_v21")))
+    whole, _ = onnx_file.export(model, "x")
+    half, worst = onnx_file.export(model, "x", half=True)
+    kinds = {each.data_type for each in onnx.load_from_string(half).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert len(half) < 0.75 * len(whole)  # the nodes remain
+    assert 1e-5 < worst < 1e-2
+
+
+def test_the_network_of_the_package_loses_nothing_in_float16():
+    """Its file is in float16: kernels stay as they are."""
+    data, worst = onnx_file.export(networks.load_model(), "x", half=True)
+    assert worst < 5e-5
+    assert len(data) < 8e6
+
+
+def test_weights_that_float16_cannot_hold_are_refused(tiny_encoders: None):
+    model = random_weights(small(presets.get("redweb")))
+    held = model.weights().arrays
+    held["head.conv1.weight"][0, 0] = 1e5
+    params, _ = arrays.to_states(model.config, "network", held)
+    model = dataclasses.replace(model, params=params)
+    with pytest.raises(UserError, match="float16 cannot hold a weight"):
+        onnx_file.export(model, "x", half=True)
+
+
+def test_another_function_is_refused(
+    tiny_encoders: None, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+):
+    """One weight is broken between tracing and comparing."""
+    assemble = onnx_file.assemble
+
+    def broken(*args: Any, **options: Any) -> bytes:
+        made = onnx.load_from_string(assemble(*args, **options))
+        kernel = max(made.graph.initializer, key=lambda each: len(each.raw_data))
+        values = numpy_helper.to_array(kernel).copy()
+        values.flat[0] += 1e-2
+        kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+        return made.SerializeToString()
+
+    monkeypatch.setattr(onnx_file, "assemble", broken)
+    path = tmp_path / "x.onnx"
+    with pytest.raises(verification.ExportError, match=r"differs .* allowed are 1e-04; nothing"):
+        command.main(["--output", str(path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_constant_output_cannot_be_compared(tiny_encoders: None):
+    model = random_weights(small(presets.get("redweb")))
+    zero = dataclasses.replace(model, params=jax.tree.map(lambda x: 0 * x, model.params))
+    with pytest.raises(verification.ExportError, match="the same number for every pixel"):
+        onnx_file.export(zero, "x")
+
+
+def test_the_command_writes_a_file_that_says_what_it_is(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "folder" / "small.onnx"
+    assert command.main(["--output", str(path), "--name", "mine"]) == 0
+    assert "larger is farther; licence: research use only" in capsys.readouterr().out
+    told = {each.key: each.value for each in onnx.load(path).metadata_props}
+    assert told["name"] == "mine"
+    assert told["larger_is"] == "farther"
+    assert told["multiple"] == "32"
+    assert "shorter side is 160" in told["size_rule"]
+    assert (
+        json.loads(told["preprocessing"]) == presets.get("reldepth_small").preprocessing.to_dict()
+    )
+    assert float(told["confidence_temperature"]) == networks.load_model().temperature
+    assert "research" in told["licence"]
+    assert told["weights_digest"] == networks.load_model().digest
+    with pytest.raises(ConfigError, match="exists; choose another name, or --force"):
+        command.main(["--output", str(path)])
+
+
+@pytest.mark.parametrize("name", PRESETS.entries)
+def test_every_preprocessing_is_told_in_words(name: str):
+    preset = presets.get(name)
+    rule = contract.size_rule(preset.preprocessing)
+    assert str(preset.preprocessing.size) in rule
+    assert "{" not in rule
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "x.pb"], r"x.pb: the output's name must end in .onnx"),
+        (["--output", "tests.onnx", "--model", "midas"], "no public weights are called 'midas'"),
+        (["--output", "x.onnx", "--checkpoint", "3"], "--checkpoint belongs to --workdir"),
+    ],
+)
+def test_mistakes(words: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        command.main(words)
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "onnx" else find(name, *a)
+    )
+    with pytest.raises(
+        UserError, match=r"onnx is not installed: pip install 'reldepth-jax\[export"
+    ):
+        onnx_file.export(networks.load_model(), "x")
