@@ -65,7 +65,7 @@ def get_grid(variant: str = "data") -> Grid:
             "scratch": _arms(scratch, LOSSES),
         },
         heldout={
-            "nyu": Heldout(source=rooms, sigma=0.1),
+            "nyu": Heldout(source=rooms, sigma=0.1, three_way=True),
             "kitchen": Heldout(source=kitchen, sigma=0.1),
         },
     )

@@ -17,7 +17,7 @@ LAYERS = [
     {"types", "registry", "failpoints", "runtime", "checked_json", "public_files"},
     {"config", "ops", "json_lines"},
     {"models", "samplers", "metrics", "data.images"},
-    {"losses", "data.cropping", "data.label_noise"},
+    {"losses", "data.cropping", "data.label_noise", "data.degradation"},
     {"data.selection", "data.transforms"},
     {"data.reading", "data.fingerprint"},
     {"data.prepared.shards", "data.survey", "data.unreadable"},

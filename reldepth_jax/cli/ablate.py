@@ -7,7 +7,8 @@ python scripts/ablate.py --config configs/ablation.py …     the same, from a c
 
 Arms differ in loss, sampler, number of pairs or images, or label noise. Stopped or killed, the same
 command continues; finished runs are kept. Writes into the work directory: runs/CONDITION/ARM/seed_K
-with a log beside each, results.json, results.md, curves and comparison pictures.
+with a log beside each, results.json, results.md, evaluations.json (errors of every run on every
+image), curves and comparison pictures.
 """
 
 import argparse

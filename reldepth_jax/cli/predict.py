@@ -12,16 +12,23 @@ unless --polarity says otherwise), NAME_color.png (bright is near), on request N
 of the photograph is (gray 0 to 255 is 0.5 to 1). out/predictions.jsonl lists them, a line for each
 photograph. After a kill the same command continues. Exit code 1 if a file could not be predicted, 2
 if nothing was predicted, 6 if the output folder is full or cannot be written to.
+
+reldepth predict photo.jpg --nearer 120,80,300,200   which of two points is nearer; no files
 """
 
 import argparse
 import dataclasses
 import math
 import pathlib
+from typing import TYPE_CHECKING
 
 from reldepth_jax.cli import command, which_network
 from reldepth_jax.config import ConfigError
 from reldepth_jax.run_dir import layout
+
+if TYPE_CHECKING:
+    from reldepth_jax.inference.order import Point
+    from reldepth_jax.inference.predictor import Predictor
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
         help="of the confidence; default: that of the file of weights, or what `reldepth evaluate`"
         " fitted on validation images",
     )
+    options.add_argument(
+        "--nearer",
+        type=_two_points,
+        metavar="X1,Y1,X2,Y2",
+        help="only print which of two points is nearer, and how sure that is: pixels of the"
+        " photograph as it is displayed, x to the right and y down from 0",
+    )
     return options
 
 
@@ -85,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--max-pixels must be above 0, got {options.max_pixels}")
     origin = which_network.check(options)
     if options.temperature is not None:
-        if not options.confidence:
-            raise ConfigError("--temperature belongs to --confidence")
+        if not (options.confidence or options.nearer):
+            raise ConfigError("--temperature belongs to --confidence and --nearer")
         if not 0 < options.temperature < math.inf:
             raise ConfigError(f"--temperature must be above 0, got {options.temperature}")
 
@@ -101,11 +115,15 @@ def main(argv: list[str] | None = None) -> int:
     model = which_network.load(options)
     if options.fast:
         model = dataclasses.replace(model, fast=True)
-    temperature = options.temperature or model.temperature if options.confidence else None
+    known = options.temperature or model.temperature
+    predictor = model.predictor(options.image_size, options.multiple)
+    max_pixels = round(options.max_pixels * 1e6) or io.MAX_PIXELS
+    if options.nearer:
+        return _answer(predictor, options.inputs, options.nearer, known, max_pixels)
+    temperature = known if options.confidence else None
     if options.confidence and temperature is None:
         folder = layout.evaluation_folder(pathlib.Path(origin))
         temperature = load_temperature(folder / layout.TEMPERATURE, model.step)
-    predictor = model.predictor(options.image_size, options.multiple)
     writer = files.Writer(
         output=options.output,
         npy=options.npy,
@@ -120,10 +138,48 @@ def main(argv: list[str] | None = None) -> int:
             "fast": model.fast,
         },
     )
-    max_pixels = round(options.max_pixels * 1e6) or io.MAX_PIXELS
     with command.progress_bar("photographs") as progress:
         counts = files.predict_files(predictor, options.inputs, writer, progress, max_pixels)
     there = f", {counts.there} there already" if counts.there else ""
     failed = f"; {counts.failed} failed" if counts.failed else ""
     print(f"{counts.done} predicted{there}, see {io.printable(options.output)}{failed}")
     return 1 if counts.failed else 0
+
+
+def _two_points(text: str) -> "tuple[Point, Point]":
+    """Return the two points that `--nearer` names."""
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"takes four numbers, X1,Y1,X2,Y2 in pixels; got {text!r}"
+        ) from None
+    return (x1, y1), (x2, y2)
+
+
+def _answer(
+    predictor: "Predictor",
+    inputs: list[str],
+    points: "tuple[Point, Point]",
+    temperature: float | None,
+    max_pixels: int,
+) -> int:
+    """Print for each photograph which point is nearer; return the exit code."""
+    from reldepth_jax.data.images import io
+    from reldepth_jax.inference.order import order
+
+    (x1, y1), (x2, y2) = points
+    for path in inputs:
+        answer = order(predictor(io.read_image(path, max_pixels)), *points, temperature)
+        first, second = f"({x1:g}, {y1:g})", f"({x2:g}, {y2:g})"
+        if answer.nearer is None:
+            said = f"{first} and {second} have the same score"
+        elif answer.nearer == "first":
+            said = f"{first} is nearer than {second}"
+        else:
+            said = f"{second} is nearer than {first}"
+        sure = "no temperature fitted, so not how sure"
+        if answer.confidence is not None:
+            sure = f"probability {answer.confidence:.2f}"
+        print(f"{io.printable(path)}: {said} ({sure})")
+    return 0

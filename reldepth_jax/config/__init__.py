@@ -14,6 +14,7 @@ from reldepth_jax.config.loading import find, load, override, override_choice
 from reldepth_jax.config.schema import (
     Config,
     DataConfig,
+    Degradation,
     EvalConfig,
     LabelNoise,
     LayerGroup,
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "Degradation",
     "EvalConfig",
     "LabelNoise",
     "LayerGroup",

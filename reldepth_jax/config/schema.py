@@ -49,6 +49,21 @@ class LabelNoise:
 
 
 @group
+class Degradation:
+    """What cameras and files do to photographs, done to training images; 0: none.
+
+    Validation has none. See `reldepth_jax.data.degradation`.
+    """
+
+    blur: float = setting(0.0, least=0, most=100)
+    """Largest deviation of a Gaussian blur, in pixels of the crop."""
+    noise: float = setting(0.0, least=0, most=1)
+    """Largest deviation of Gaussian noise, as a share of the full range."""
+    jpeg: int = setting(0, least=0, most=100)
+    """Lowest quality of a JPEG file that the image is saved to and read from."""
+
+
+@group
 class DataConfig:
     """Where the images come from and what is done to them before the step."""
 
@@ -74,6 +89,7 @@ class DataConfig:
     """Largest relative change of brightness, contrast and saturation."""
     gamma_jitter: float = setting(0.0, least=0, step=False)
     """RGB values in [0, 1] are raised to a power from 1 / (1 + this) to 1 + this."""
+    degradation: Degradation = setting(Degradation(), step=False)
     label_noise: LabelNoise = setting(LabelNoise(), step=False)
     batch_size: int = setting(4, least=1, most=65536, step=False)
     """Images a step, over all devices (paper: 4)."""
@@ -264,6 +280,10 @@ class TrainConfig:
     drop_path: float = setting(0.0, least=0, below=1, step=True)
     """Of a transformer as encoder: share of the images for which each branch of its last block is
     left out in training (stochastic depth); it grows linearly from 0 for the first block."""
+    ema: float = setting(0.0, least=0, below=1, step=True)
+    """Decay, a step, of the exponential moving average of all weights, which is then what is
+    validated and used (Polyak averaging); after t steps the decay is at most (1 + t) / (10 + t),
+    so that the first weights are soon forgotten. 0: no average."""
     winograd: bool = setting(True, step=True)
     """On CPU in float32, use Winograd's algorithm for wide 3x3 convolutions and their gradients:
     less time, more memory, half a decimal digit less in the gradients (`models.cpu`)."""

@@ -11,9 +11,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from reldepth_jax.config import Choice, Config
+from reldepth_jax.config import Choice, Config, Degradation
 from reldepth_jax.data import workers
 from reldepth_jax.data.cropping import Opened, OpenedSamples
+from reldepth_jax.data.degradation import DegradeImage
 from reldepth_jax.data.selection import ORDER, Subset, has_instances, stage_seed
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
@@ -88,10 +89,12 @@ def train_batches(
     shares = [mixed.share for mixed in data.mix]
     mixture = grain.MapDataset.mix(shuffled, [1 - sum(shares), *shares]) if shares else shuffled[0]
     process, processes = share
+    examples = mixture.random_map(transform, seed=stage_seed(seed, 0, order))
+    if data.degradation != Degradation():
+        stage = stage_seed(seed, len(sources) + 1, order)
+        examples = examples.random_map(DegradeImage(data.degradation), seed=stage)
     # Parts of batches, one after another: part p of step s is number s n + p.
-    dataset = mixture.random_map(transform, seed=stage_seed(seed, 0, order)).batch(
-        data.batch_size // processes, drop_remainder=True
-    )
+    dataset = examples.batch(data.batch_size // processes, drop_remainder=True)
     # By default grain prefetches 500 batches.
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     batches = dataset[start * processes + process :: processes].to_iter_dataset(options)

@@ -29,7 +29,10 @@ epoch e + 1 of seed s was epoch e of seed s + 1.
 
 
 def stage_seed(seed: int, stage: int, order: int = ORDER) -> int:
-    """Return the seed of augmentation (stage 0), or of the order of source n (stage n + 1)."""
+    """Return the seed of augmentation (stage 0), or of the order of source n (stage n + 1).
+
+    The stage after those of all sources is that of `data.degradation`.
+    """
     if order == 1:
         return seed + 1000 * (stage - 1) if stage else seed + 1
     return int(np.random.SeedSequence((seed, stage)).generate_state(1)[0])

@@ -54,31 +54,32 @@ def common_settings(configs: Mapping[str, Config]) -> Config:
 def report(groups: Groups) -> dict[str, Any]:
     """Return errors of each group and of the rule, and differences to the first group, for JSON.
 
-    A difference below zero means fewer errors than the first group. `decided` says whether it would
-    be found again with other seeds and images, or, of groups with one seed, with other images.
+    With thresholds fitted for all there is the three-way error too. A difference below zero means
+    fewer errors than the first group. `decided` says whether it would be found again with other
+    seeds and images, or, of groups with one seed, with other images.
     """
     first = next(iter(groups))
     images = groups[first][0].num_images
+    fitted = all(each.fit for group in groups.values() for each in group)
+    keys = (*STRICT, "wkdr") if fitted else STRICT
     counts = {
-        name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in STRICT}
+        name: {key: ErrorCounts.mean([result.model[key] for result in group]) for key in keys}
         for name, group in groups.items()
     }
-    models = {key: [each.model[key] for each in groups[first]] for key in STRICT}
+    models = {key: [each.model[key] for each in groups[first]] for key in keys}
     return {
         "images": images,
         "groups": {
             name: {
                 key: counts[name][key].summary() | _spread([each.model[key].rate for each in group])
-                for key in STRICT
+                for key in keys
             }
             for name, group in groups.items()
         },
-        "rule": {key: groups[first][0].rule[key].summary() for key in STRICT},
+        "rule": {key: groups[first][0].rule[key].summary() for key in keys},
         "difference_to": first,
         "differences": {
-            name: {
-                key: _compared([each.model[key] for each in group], models[key]) for key in STRICT
-            }
+            name: {key: _compared([each.model[key] for each in group], models[key]) for key in keys}
             for name, group in groups.items()
             if name != first
         },
@@ -88,16 +89,16 @@ def report(groups: Groups) -> dict[str, Any]:
 def rows(facts: Mapping[str, Any]) -> list[list[str]]:
     """Return the table of a `report` as text, its header first; errors in percent."""
     first = facts["difference_to"]
-    table = [["", "seeds"]]
-    for key in STRICT:
+    table, keys = [["", "seeds"]], list(facts["rule"])
+    for key in keys:
         table[0] += [TITLES[key], f"minus {first}"]
     for name, group in facts["groups"].items():
         row = [name, str(len(group["whdr"]["rates"]))]
-        for key in STRICT:
+        for key in keys:
             row += [_error(group[key]), _difference(facts["differences"].get(name, {}).get(key))]
         table.append(row)
     rule = [RULE, ""]
-    for key in STRICT:
+    for key in keys:
         rule += [_error(facts["rule"][key]), ""]
     return [*table, rule]
 

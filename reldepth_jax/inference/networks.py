@@ -22,6 +22,7 @@ from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.images.given import Given
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
+from reldepth_jax.inference.order import Order, Point, order
 from reldepth_jax.inference.predictor import Predictor
 from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
@@ -113,6 +114,18 @@ class Model:
         Raises UserError for anything else, UnreadableFile for a file that is no photograph.
         """
         return with_polarity(self.predictor()(image), self.config.output)
+
+    def nearer(self, image: Given, first: Point, second: Point) -> Order:
+        """Return which of two points of an image is nearer, and how sure that is.
+
+        Args:
+          image: as for `predict`, which each call runs: compare the map's values for many points.
+          first: x to the right and y down, in pixels from 0, of the image as it is displayed.
+          second: the other point.
+
+        Raises UserError for a point outside, and as `predict`.
+        """
+        return order(self.predictor()(image), first, second, self.temperature)
 
     def predictor(self, size: int = 0, multiple: int = 0) -> Predictor:
         """Return the function from images of any size to scores, which grow with distance.

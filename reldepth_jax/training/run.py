@@ -298,7 +298,7 @@ def restore(
         return state
     report.say(f"starting from {start.description}")
     params, stats = init_from.fill(start, config.model, state.params, state.stats)
-    return state._replace(params=params, stats=stats)
+    return state.with_weights(params, stats)
 
 
 def evaluate_state(
@@ -307,7 +307,7 @@ def evaluate_state(
     """Return the errors of a state on validation images; raises Stopped at an interrupt."""
     settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)
     preprocessing = Preprocessing.of_training(config)
-    model = Model(config.model, state.params, state.stats, preprocessing, {})
+    model = Model(config.model, *state.result, preprocessing, {})
     result = evaluate(
         model.predictor(),
         source,

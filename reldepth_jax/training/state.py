@@ -34,6 +34,18 @@ class TrainState(NamedTuple):
     """Steps so far that were not finite and not applied."""
     skipped_in_a_row: Int[Array, ""]
     """The last of them without a finite one in between."""
+    average: tuple[nnx.State, nnx.State] | None = None
+    """Moving average of `params` and `stats` (`train.ema`)."""
+
+    @property
+    def result(self) -> tuple[nnx.State, nnx.State]:
+        """Parameters and statistics that are validated and used: the averages, if there are any."""
+        return self.average or (self.params, self.stats)
+
+    def with_weights(self, params: nnx.State, stats: nnx.State) -> "TrainState":
+        """Return this state with other weights to start from."""
+        average = self.average and _copy((params, stats))
+        return self._replace(params=params, stats=stats, average=average)
 
 
 def create(
@@ -41,12 +53,31 @@ def create(
     stats: nnx.State,
     optimizer: optax.GradientTransformation,
     trained: Trained = everything,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """Return the state before the first step; `trained` tells which parameters are not frozen."""
     zero = jnp.zeros((), jnp.int32)
     # Three buffers: a donated one must not be there twice.
     opt_state = optimizer.init(nnx.split_state(params, trained, ...)[0])
-    return TrainState(zero, params, stats, opt_state, zero + 0, zero + 0)
+    average = _copy((params, stats)) if averaged else None
+    return TrainState(zero, params, stats, opt_state, zero + 0, zero + 0, average)
+
+
+def averaged(
+    average: tuple[nnx.State, nnx.State],
+    weights: tuple[nnx.State, nnx.State],
+    step: Int[Array, ""],
+    decay: float,
+) -> tuple[nnx.State, nnx.State]:
+    """Return the moving average after `weights`, those after step number `step` (from 0)."""
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), average, weights)
+
+
+def _copy(weights: tuple[nnx.State, nnx.State]) -> tuple[nnx.State, nnx.State]:
+    # A donated buffer must not be there twice.
+    return jax.tree.map(jnp.copy, weights)
 
 
 def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, TrainState]:
@@ -62,7 +93,9 @@ def new_state(config: Config, *, abstract: bool = False) -> tuple[RelDepthNet, T
 
     model = abstract_network(make) if abstract else make(nnx.Rngs(config.train.seed))
     _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    make_state = functools.partial(create, optimizer=rule, trained=trainable(optim))
+    make_state = functools.partial(
+        create, optimizer=rule, trained=trainable(optim), averaged=config.train.ema > 0
+    )
     return model, jax.eval_shape(make_state, params, stats) if abstract else make_state(
         params, stats
     )

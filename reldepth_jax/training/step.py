@@ -27,7 +27,7 @@ from reldepth_jax.training.optimizer import (
     trainable,
     with_layer_decay,
 )
-from reldepth_jax.training.state import TrainState, new_state
+from reldepth_jax.training.state import TrainState, averaged, new_state
 from reldepth_jax.training.targets import degenerate
 from reldepth_jax.types import Batch, DropPath, Loss, Pairs, PairSampler
 
@@ -83,6 +83,7 @@ def _compiled(
             accumulate=config.train.accumulate,
             remat=config.train.remat,
             drop_path=config.train.drop_path,
+            ema=config.train.ema,
         )
         return train_step(state, batch)
 
@@ -107,6 +108,7 @@ def make_train_step(
     accumulate: int = 1,
     remat: bool = False,
     drop_path: float = 0.0,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return `step(state, batch) -> (state, metrics)`.
 
@@ -121,7 +123,8 @@ def make_train_step(
     are averaged. The pairs stay the same, but BatchNorm, and a loss that compares pairs or images
     of the batch, see one part. With `remat` only the activations between blocks are kept for the
     gradient, and each block is computed again. `drop_path` is the share of `types.DropPath`, whose
-    key is a function of (seed, state.step) too.
+    key is a function of (seed, state.step) too. `ema` is the decay of `state.average`, if there is
+    one; a step that is not finite leaves the weights, and so moves the average towards them.
 
     Metrics, scalars: loss; whdr, the share of the step's unequal pairs (ratio over 1 + sigma) in
     the wrong order; grad_norm, of the trained parameters; finite, 1 or 0; degenerate, the share of
@@ -197,7 +200,9 @@ def make_train_step(
         }
         params, stats, opt_state = kept
         params = nnx.merge_state(params, frozen)
-        return TrainState(state.step + 1, params, stats, opt_state, skipped, in_a_row), metrics
+        average = state.average and averaged(state.average, (params, stats), state.step, ema)
+        state = TrainState(state.step + 1, params, stats, opt_state, skipped, in_a_row, average)
+        return state, metrics
 
     return train_step
 

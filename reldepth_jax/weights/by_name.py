@@ -23,6 +23,11 @@ OFFLINE = "RELDEPTH_OFFLINE"
 """Environment variable: nothing is fetched unless it is empty or 0."""
 
 
+def offline() -> bool:
+    """Return whether the user forbids to fetch anything."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
 def load(name: str) -> Weights:
     """Return the public weights of that name (`presets.published`).
 
@@ -86,7 +91,7 @@ def _original(public: PublicFile, path: pathlib.Path, *, locked: bool) -> str:
             f"{public.name}: its publisher gives no direct address."
             f" {download.by_hand(public, path)}; then run this again"
         )
-    elif os.environ.get(OFFLINE, "0") not in ("", "0"):
+    elif offline():
         raise DownloadError(
             f"{public.name}: not there yet, and --offline or {OFFLINE} forbids to fetch it."
             f" {download.by_hand(public, path)}"

@@ -60,6 +60,5 @@ def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None
         folder,
         config,
         restored.manifest.step,
-        restored.state.params,
-        restored.state.stats,
+        *restored.state.result,
     )

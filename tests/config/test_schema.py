@@ -10,8 +10,10 @@ import pytest
 
 from reldepth_jax.config import Config, load
 
-# Without the grid of `scripts/ablate.py`.
-CONFIGS = sorted({*pathlib.Path("configs").glob("*.py")} - {pathlib.Path("configs/ablation.py")})
+# Without the grids of `scripts/ablate.py`.
+CONFIGS = sorted(
+    {*pathlib.Path("configs").glob("*.py")} - {*pathlib.Path("configs").glob("ablation*.py")}
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -24,6 +26,7 @@ def test_every_config_loads_and_says_what_it_does(path: pathlib.Path):
 
 GROUPS = {
     "DataConfig": "data",
+    "Degradation": "degradation",
     "LabelNoise": "label_noise",
     "ModelConfig": "model",
     "OptimConfig": "optim",

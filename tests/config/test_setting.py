@@ -13,8 +13,8 @@ from reldepth_jax.training import step as step_module
 IN_STEP = {
     *(f"model.{field.name}" for field in dataclasses.fields(schema.ModelConfig)),
     *(f"optim.{field.name}" for field in dataclasses.fields(schema.OptimConfig)),
-    "train.steps", "train.accumulate", "train.remat", "train.drop_path", "train.winograd",
-    "eval.sigma",
+    "train.steps", "train.accumulate", "train.remat", "train.drop_path", "train.ema",
+    "train.winograd", "eval.sigma",
 }  # fmt: skip
 FIELDS = [
     (outer.name, inner.name)

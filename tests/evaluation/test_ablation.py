@@ -20,12 +20,14 @@ from reldepth_jax.config import (
     OptimConfig,
     TrainConfig,
 )
+from reldepth_jax.data.pipeline import make_source
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.ablation import grid as grids
 from reldepth_jax.evaluation.ablation import report, run
 from reldepth_jax.evaluation.ablation.grid import Grid, Heldout
 from reldepth_jax.inference import networks
 from reldepth_jax.losses.ranking import RankingLoss
+from reldepth_jax.metrics import ordinal
 from reldepth_jax.samplers.uniform import UniformPairs
 from reldepth_jax.training import optimizer
 from reldepth_jax.training import run as training_run
@@ -112,15 +114,55 @@ def test_results_hold_numbers_configurations_curves_and_pictures(
     for name in ("comparison_scenes_clean.png", "curves_clean.png"):
         with Image.open(workdir / name) as picture:
             assert min(picture.size) > 100
+    assert "wkdr" not in judged["groups"]["many"]
+    errors = json.loads((workdir / "evaluations.json").read_text())["scenes"]["clean"]
+    for arm, group in judged["groups"].items():
+        for rate, each in zip(group["whdr"]["rates"], errors[arm], strict=True):
+            counts = each["model"]["whdr"]
+            assert sum(counts["wrong"]) / sum(counts["total"]) == pytest.approx(rate)
+            assert len(counts["wrong"]) == 3
     assert "| lower is nearer" in text
     assert ", 2 seeds (p = " in text
 
 
+def test_three_way_errors_have_their_threshold_from_validation_images(
+    finished: tuple[pathlib.Path, list[str]], tmp_path: pathlib.Path
+):
+    heldout = {"scenes": Heldout(source=BASE.data.source, three_way=True)}
+    grid = dataclasses.replace(a_grid(), heldout=heldout, seeds=(0,))
+    results = run.judge(grid, finished[0], quiet)
+    text = report.write(grid, results, {}, tmp_path, 1.0)
+    assert "| WKDR | minus many |" in text
+    loaded = networks.from_run(run.folder_of(finished[0], "clean", "few", 0))
+    pooled = {}
+    for split in ("val", "test"):
+        source, differences, relations = make_source(BASE, split), [], []
+        for index in range(grid.num_images):
+            sample = source[index]
+            score, depth = np.asarray(loaded(sample["image"][None]))[0].ravel(), sample["depth"]
+            pairs = ordinal.heldout_pairs(
+                sample["mask"], seed=0, index=index, count=BASE.eval.pairs_per_image, same_row=False
+            )
+            near, far = (depth.ravel()[each] for each in (pairs.first, pairs.second))
+            unequal = np.maximum(near, far) > 1.02 * np.minimum(near, far)
+            differences.append(score[pairs.first] - score[pairs.second])
+            relations.append(np.where(unequal, np.where(near > far, 1, -1), 0))
+        pooled[split] = np.concatenate(differences), np.concatenate(relations)
+    difference, relation = pooled["val"]
+    equal = relation == 0
+    taus = np.unique(np.abs(difference))
+    said = np.where(np.abs(difference) <= taus[:, None], 0, np.sign(difference))
+    wrong = said != relation
+    worst = np.maximum(wrong[:, equal].mean(axis=1), wrong[:, ~equal].mean(axis=1))
+    tau = taus[np.argmin(worst)]
+    difference, relation = pooled["test"]
+    want = (np.where(np.abs(difference) <= tau, 0, np.sign(difference)) != relation).mean()
+    found = results["scenes"]["clean"]["few"][0].model["wkdr"].rate
+    assert found == pytest.approx(want, abs=2e-3)
+
+
 def experiment_result(workdir: pathlib.Path, arm: str, seed: int, grid: Grid) -> float:
     """Count the wrong pairs of one run again, in loops."""
-    from reldepth_jax.data.pipeline import make_source
-    from reldepth_jax.metrics import ordinal
-
     loaded = networks.from_run(run.folder_of(workdir, "clean", arm, seed))
     source = make_source(BASE, "test")
     wrong = total = 0

@@ -14,6 +14,7 @@ from reldepth_jax.config import (
     Choice,
     Config,
     DataConfig,
+    Degradation,
     LabelNoise,
     LayerGroup,
     MixedSource,
@@ -72,6 +73,7 @@ def test_exactly_these_fields_are_free(path: str):
         "encoder": Choice("resnet18"),
         "loss": Choice("mae"),
         "pairs": Choice("annotated"),
+        "degradation": Degradation(blur=0.5),
         "label_noise": LabelNoise(gain=0.5),
     }
     value = values.get(name)

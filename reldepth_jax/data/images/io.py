@@ -75,13 +75,14 @@ def read_image(
             return as_array(decoding.to_rgb(image, displayed=True))
 
 
-def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(data: bytes, name: str, *, displayed: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a photograph in the orientation in which its pixels are stored (EXIF ignored).
 
-    What data sets label are stored pixels. Otherwise as `read_image`; `name` stands in messages.
+    What data sets label are stored pixels; with `displayed` it is turned as `read_image` does.
+    Otherwise as that; `name` stands in messages.
     """
     with reporting(name), decoding.opened(io.BytesIO(data)) as image:
-        return as_array(decoding.to_rgb(image, displayed=False))
+        return as_array(decoding.to_rgb(image, displayed=displayed))
 
 
 def read_header(data: bytes, name: str) -> Header:

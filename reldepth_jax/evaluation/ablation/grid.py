@@ -15,6 +15,8 @@ class Heldout:
     source: Choice
     sigma: float = 0.02
     """Depths whose ratio is within 1 + sigma are equal."""
+    three_way: bool = False
+    """Whether to report WKDR too, with the threshold of each run from the validation split."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,9 @@ def write(
     workdir: pathlib.Path,
     seconds: float,
 ) -> str:
-    """Write results.json, results.md and the pictures; return the Markdown.
+    """Write results.json, results.md, evaluations.json and the pictures; return the Markdown.
+
+    evaluations.json holds the errors of every run on every image, for other comparisons.
 
     Each condition is compared with its first arm, on each held-out source, beside the rule "lower
     in the image is nearer".
@@ -56,6 +58,14 @@ def write(
     )
     text = "\n".join([header, *parts])
     _write(workdir / "results.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    evaluations = {
+        source: {
+            condition: {arm: [each.to_json() for each in group] for arm, group in groups.items()}
+            for condition, groups in conditions.items()
+        }
+        for source, conditions in results.items()
+    }
+    _write(workdir / "evaluations.json", json.dumps(evaluations, allow_nan=False) + "\n")
     _write(workdir / "results.md", text)
     for condition, arms in learning.items():
         draw = functools.partial(

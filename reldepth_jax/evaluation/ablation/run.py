@@ -14,12 +14,12 @@ from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig
 from reldepth_jax.data.pipeline import make_source, train_sources
 from reldepth_jax.errors import UserError
 from reldepth_jax.evaluation.ablation.grid import Grid
-from reldepth_jax.evaluation.heldout import Evaluation, evaluate
+from reldepth_jax.evaluation.heldout import Evaluation, evaluate, fit
 from reldepth_jax.inference.networks import from_run
 from reldepth_jax.run_dir.history import History, metrics
 from reldepth_jax.run_dir.saved_config import require_same
 from reldepth_jax.training import run
-from reldepth_jax.types import Sample, Source
+from reldepth_jax.types import Sample, Source, Split
 
 Progress = Callable[[int, int, str], None]
 """Called with (runs done, runs in all, name of the next run)."""
@@ -81,16 +81,25 @@ def judge(grid: Grid, workdir: pathlib.Path, progress: Progress) -> Results:
     results: Results = {}
     planned = list(grid.runs())
     crop = planned[0][-1].data.crop
+
+    def images(source: Choice, split: Split) -> _Kept:
+        config = Config(data=DataConfig(source=source, crop=crop))
+        return _Kept(make_source(config, split), grid.num_images)
+
     kept = {
-        name: (_Kept(_test_images(held.source, crop), grid.num_images), held.sigma)
+        name: (
+            images(held.source, "test"),
+            images(held.source, "val") if held.three_way else None,
+            EvalConfig(num_images=grid.num_images, sigma=held.sigma),
+        )
         for name, held in grid.heldout.items()
     }
     for done, (condition, arm, seed, _) in enumerate(planned):
         progress(done, len(planned), f"{condition}, {arm}, seed {seed}")
         predict = from_run(folder_of(workdir, condition, arm, seed)).predictor()
-        for name, (source, sigma) in kept.items():
-            settings = EvalConfig(num_images=grid.num_images, sigma=sigma)
-            result = evaluate(predict, source, settings, keep=grid.pictures)
+        for name, (source, validation, settings) in kept.items():
+            fitted = None if validation is None else fit(predict, validation, settings)
+            result = evaluate(predict, source, settings, fit=fitted, keep=grid.pictures)
             group = results.setdefault(name, {}).setdefault(condition, {}).setdefault(arm, [])
             group.append(result)
     progress(len(planned), len(planned), "")
@@ -121,7 +130,3 @@ class _Kept:
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
-
-
-def _test_images(source: Choice, crop: tuple[int, int]) -> Source:
-    return make_source(Config(data=DataConfig(source=source, crop=crop)), "test")

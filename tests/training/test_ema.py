@@ -1,0 +1,100 @@
+"""The moving average of the weights: against a loop; what is validated, saved and started from."""
+
+import dataclasses
+import pathlib
+from typing import Any, cast
+
+import jax
+import numpy as np
+import pytest
+
+from reldepth_jax.config import Config, ConfigError, override, validate
+from reldepth_jax.data.pipeline import train_batches, train_sources
+from reldepth_jax.run_dir.checkpoints import Checkpoints
+from reldepth_jax.training import run as training_run
+from reldepth_jax.training.state import TrainState, new_state
+from reldepth_jax.training.step import step_function
+from reldepth_jax.types import Batch
+from reldepth_jax.weights.from_run import load_run
+from tests.fixtures.training import QUIET, TINY, digest
+
+pytestmark = pytest.mark.usefixtures("strides_encoder")
+
+
+def with_ema(decay: float, **changes: Any) -> Config:
+    return dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, ema=decay, **changes))
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def steps(config: Config, count: int) -> list[TrainState]:
+    """Return the states before and after each step, their arrays on the host."""
+    _, state = new_state(config)
+    step, states = step_function(config), []
+    for _, batch in zip(
+        range(count), train_batches(config, train_sources(config), start=0), strict=False
+    ):
+        states.append(jax.tree.map(np.array, state))
+        state, _ = step(state, cast(Batch, batch))
+    return [*states, jax.tree.map(np.array, state)]
+
+
+def test_the_average_is_that_of_a_loop_and_changes_nothing_else():
+    decay, states = 0.3, steps(with_ema(0.3), 6)
+    want = leaves((states[0].params, states[0].stats))
+    for before, after in enumerate(states[1:]):
+        # Early on (1 + t) / (10 + t): 0.1, 0.18, 0.25; then the decay itself.
+        kept = min(decay, (1 + before) / (10 + before))
+        weights = leaves((after.params, after.stats))
+        want = [kept * old + (1 - kept) * new for old, new in zip(want, weights, strict=True)]
+        for one, other in zip(leaves(after.average), want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    plain = steps(TINY, 6)[-1]
+    assert plain.average is None
+    assert digest(plain.params) == digest(states[-1].params)
+
+
+def test_a_run_with_an_average_resumes_validates_and_gives_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    judged = []
+    validation = training_run.evaluate_state
+
+    def evaluate_state(state: TrainState, *rest: Any) -> Any:
+        judged.append(digest(state.result))
+        return validation(state, *rest)
+
+    monkeypatch.setattr(training_run, "evaluate_state", evaluate_state)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, number in ((whole, 6), (parts, 4), (parts, 6)):
+        assert training_run.train(with_ema(0.5, steps=number), folder, QUIET) == 0
+    held = []
+    for folder in (whole, parts):
+        like = new_state(with_ema(0.5), abstract=True)[1]
+        checkpoints = Checkpoints(folder / "checkpoints", keep=10)
+        held.append(checkpoints.restore(like, 6).state)
+        checkpoints.close()
+    assert digest(held[0]) == digest(held[1])
+    run = load_run(whole)
+    assert digest((run.params, run.stats)) == digest(held[0].average) == judged[-1]
+    assert digest(run.params) != digest(held[0].params)
+
+
+def test_the_average_starts_from_the_weights_that_a_run_starts_from(tmp_path: pathlib.Path):
+    assert training_run.train(with_ema(0.5, steps=1), tmp_path / "first", QUIET) == 0
+    still = dataclasses.replace(
+        with_ema(0.9999, steps=1, seed=5),
+        init_from=str(tmp_path / "first"),
+        optim=dataclasses.replace(TINY.optim, learning_rate=1e-30),
+    )
+    assert training_run.train(still, tmp_path / "second", QUIET) == 0
+    first, second = (load_run(tmp_path / name) for name in ("first", "second"))
+    for one, other in zip(leaves(first.params), leaves(second.params), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-25)
+
+
+def test_a_decay_of_one_would_never_learn():
+    with pytest.raises(ConfigError, match=r"train\.ema"):
+        validate(override(Config(), {"train.ema": "1"}))
