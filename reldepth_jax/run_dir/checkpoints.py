@@ -292,7 +292,7 @@ class Checkpoints:
         failpoints.reach("restore")
         try:
             with quiet(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as orbax:
-                state = orbax.restore(self._arrays(step), like)
+                state = orbax.restore(self._arrays(step), _present(like))
         except Exception as error:  # Orbax raises plain Exception, KeyError and others
             refused = _unreadable_reason(error)
             if refused is not None:
@@ -305,7 +305,7 @@ class Checkpoints:
             raise _DamagedError(
                 f"{len(wrong)} of {len(found)} arrays are not what was saved, first {wrong[0]}"
             )
-        return manifest, state
+        return manifest, _as(like, state)
 
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
         return CheckpointError(
@@ -337,7 +337,7 @@ class Checkpoints:
             alone = _alone()
             handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
             with quiet(), ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
-                orbax.save(path, args=ocp.args.StandardSave(host))
+                orbax.save(path, args=ocp.args.StandardSave(_present(host)))
             failpoints.reach("save.arrays_done")
             sync_tree(path)
             sync(self._folder)
@@ -436,6 +436,21 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
     )
+
+
+def _present(state: Any) -> Any:
+    """Return a named tuple as a dict of the fields that are not None, which Orbax would record.
+
+    A checkpoint from before there was such a field is then like one that does not use it.
+    """
+    if not hasattr(state, "_asdict"):
+        return state
+    return {name: each for name, each in state._asdict().items() if each is not None}
+
+
+def _as(like: T, held: Any) -> T:
+    """Return the restored `_present` part of a state with the type of `like`."""
+    return like._replace(**held) if hasattr(like, "_replace") else held
 
 
 def _words(path: str) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
-from typing import Any, cast
+import shutil
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from reldepth_jax.config import Config, ConfigError, override, validate
@@ -98,3 +100,28 @@ def test_the_average_starts_from_the_weights_that_a_run_starts_from(tmp_path: pa
 def test_a_decay_of_one_would_never_learn():
     with pytest.raises(ConfigError, match=r"train\.ema"):
         validate(override(Config(), {"train.ema": "1"}))
+
+
+def test_checkpoints_from_before_there_was_an_average_are_restored(tmp_path: pathlib.Path):
+    class Before(NamedTuple):
+        step: Any
+        params: Any
+        stats: Any
+        opt_state: Any
+        skipped: Any
+        skipped_in_a_row: Any
+
+    state = new_state(TINY)[1]
+    # Written by Orbax alone, as then.
+    saved = jax.tree.map(lambda leaf: np.asarray(leaf) + 1, Before(*state[:6]))
+    checkpoints = Checkpoints(tmp_path, keep=10)
+    checkpoints.save(3, saved, {})
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "00000003")
+    with ocp.StandardCheckpointer() as orbax:
+        orbax.save(tmp_path / "00000003", saved)
+    restored = checkpoints.restore(new_state(TINY, abstract=True)[1]).state
+    checkpoints.close()
+    assert isinstance(restored, TrainState)
+    assert restored.average is None
+    assert digest(restored[:6]) == digest(tuple(saved))
