@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -450,7 +450,7 @@ def _present(state: Any) -> Any:
 
 def _as(like: T, held: Any) -> T:
     """Return the restored `_present` part of a state with the type of `like`."""
-    return like._replace(**held) if hasattr(like, "_replace") else held
+    return cast(Any, like)._replace(**held) if hasattr(like, "_replace") else held
 
 
 def _words(path: str) -> tuple[str, ...]:
