@@ -17,13 +17,13 @@ import pathlib
 
 from reldepth_jax import config
 from reldepth_jax.cli import command
+from reldepth_jax.cli.groups import add_groups, groups_of
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("compare", __doc__)
-    options.add_argument("runs", nargs="*", metavar="RUN", help="run directories")
-    options.add_argument("--group", action="append", default=[], metavar="NAME=RUN,RUN,…")
+    add_groups(options)
     options.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
     options.add_argument("--num-images", metavar="N", help="instead of the runs' eval.num_images")
     options.add_argument("--pictures", type=int, default=6, help="rows of the picture, default: 6")
@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, evaluate every run, print the table and write the files."""
     options, _ = command.parse(parser(), argv)
-    workdirs = _groups(options.runs, options.group)
+    workdirs = groups_of(options)
+    if len(workdirs) < 2:
+        raise config.ConfigError("give at least two runs, or --group NAME=RUN,RUN,… twice")
 
     # Imported late: a mistake is reported before JAX is loaded.
     from rich import box
@@ -109,18 +111,3 @@ def main(argv: list[str] | None = None) -> int:
     console.print(notes, highlight=False)
     console.print(f"written: {output}/compare.json, .md, .png", highlight=False)
     return 0
-
-
-def _groups(runs: list[str], named: list[str]) -> dict[str, list[str]]:
-    """Return the run directories of each group, the named groups first."""
-    groups: dict[str, list[str]] = {}
-    for text in [*named, *(f"{pathlib.Path(run).name}={run}" for run in runs)]:
-        name, _, members = text.partition("=")
-        if not (name and members and all(members.split(","))):
-            raise config.ConfigError(f"{text!r} is no group; write --group NAME=RUN,RUN,…")
-        if name in groups:
-            raise config.ConfigError(f"two groups are called {name!r}; use --group NAME=RUN")
-        groups[name] = members.split(",")
-    if len(groups) < 2:
-        raise config.ConfigError("give at least two runs, or --group NAME=RUN,RUN,… twice")
-    return groups

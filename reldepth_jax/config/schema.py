@@ -288,6 +288,13 @@ class TrainConfig:
     """On CPU in float32, use Winograd's algorithm for wide 3x3 convolutions and their gradients:
     less time, more memory, half a decimal digit less in the gradients (`models.cpu`)."""
     log_every: int = setting(20, least=1, most=2**31 - 1, step=False, resume="free")
+    """Steps between the lines of `metrics.jsonl`, which have means over them."""
+    writers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = setting(
+        ("tensorboard",), step=False, resume="free"
+    )
+    """What is written beside `metrics.jsonl`: TensorBoard's file, tables of comma-separated values,
+    a run of Weights & Biases (extra `wandb`). On the command line `train.writers=csv,wandb`, or
+    `none`. One that fails does not stop the training."""
     eval_every: int = setting(500, least=1, most=2**31 - 1, step=False, resume="free")
     """Steps between validations with a picture, which also run before the first and after the last
     step."""

@@ -26,6 +26,7 @@ _NUMBERS = fields(
     {
         "step": whole(0, 10**15),
         "group": text(),
+        "time": optional(number(0, _LATEST)),
         "whdr": optional(number(0, 1)),
         "skipped": optional(number(0, 10**15)),
     },

@@ -22,6 +22,8 @@ UNREADABLE = "bad_samples.jsonl"
 MARK = ".json.tmp"
 """Ends the name of the file beside the arrays of a step that is being saved."""
 TENSORBOARD = "tensorboard"
+WANDB = "wandb"
+"""What Weights & Biases keeps of a run."""
 LOCK = "run.lock"
 TEMPERATURE = "temperature.json"
 """In an evaluation folder: the temperature of the confidence."""
@@ -39,6 +41,16 @@ def default_run_dir(config: str) -> pathlib.Path:
 def picture(run_dir: pathlib.Path, step: int) -> pathlib.Path:
     """Return the contact sheet of the validation images after `step` steps."""
     return run_dir / "pictures" / f"{step:08d}.png"
+
+
+def table(run_dir: pathlib.Path, group: str) -> pathlib.Path:
+    """Return the comma-separated numbers of `train` or `val`."""
+    return run_dir / f"metrics_{group}.csv"
+
+
+def wandb_run_id(run_dir: pathlib.Path) -> pathlib.Path:
+    """Return the file that names the run of Weights & Biases which the sessions share."""
+    return run_dir / WANDB / "run_id"
 
 
 def arrays(checkpoints: pathlib.Path, step: int) -> pathlib.Path:

@@ -1,109 +1,111 @@
-"""What a run writes about itself: JSON lines as the source of truth, TensorBoard beside them.
+"""What a run writes about itself: JSON lines as the source of truth, other writers beside them.
 
 None of it is needed to continue: if it cannot be written, one line says so and training goes on.
 """
 
 import contextlib
-import os
 import pathlib
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from reldepth_jax import json_lines
+from reldepth_jax.config import Config, to_dict
 from reldepth_jax.data.images.pictures import save_picture
 from reldepth_jax.run_dir import layout
 
-
-@contextlib.contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """Let imports not find a package that is installed."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # pyright: ignore[reportArgumentType]: how Python marks it missing
-    try:
-        yield
-    finally:
-        del sys.modules[package]
+_FILES = "metrics and pictures"
+_SERVICE = "Weights & Biases"
 
 
-# tensorboardX imports torch if it can, for tensors that it is never given: 2.4 s instead of 0.05.
-with _hidden("torch"):
-    from tensorboardX import summary
-    from tensorboardX.proto.event_pb2 import (
-        Event,  # pyright: ignore[reportAttributeAccessIssue]: made when it is imported
-    )
-    from tensorboardX.record_writer import RecordWriter
-
-_FLUSH = 30.0
-"""Seconds after which TensorBoard's file is flushed, which waits for the disk."""
-
-
-class MetricsWriter:
-    """Writes the metrics, TensorBoard's file and the pictures of a run directory.
-
-    TensorBoard's file is written here, not by the thread of tensorboardX's `SummaryWriter`: after
-    an error that thread is dead, and the training waits for it.
-    """
-
-    def __init__(self, run_dir: pathlib.Path, warn: Callable[[str], None] = print):
-        """`warn` is called, once, if something cannot be written."""
-        self._run_dir, self._warn = run_dir, warn
-        self._board: RecordWriter | None = None
-        self._flushed = time.monotonic()
-        with self._tolerant():
-            folder = run_dir / layout.TENSORBOARD
-            folder.mkdir(exist_ok=True)
-            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-            self._board = RecordWriter(str(folder / name))
-        self._show(file_version="brain.Event:2")
+@runtime_checkable
+class Writer(Protocol):
+    """One place where numbers and pictures go; each method raises OSError if they cannot."""
 
     def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Write the numbers of `step`; `group` is `train` or `val`."""
-        line = {"step": step, "group": group, **values}
-        with self._tolerant():
-            json_lines.append(self._run_dir / layout.METRICS, line)
-        for name, value in values.items():
-            self._show(step=step, summary=summary.scalar(f"{group}/{name}", value))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write a uint8 (h, w, 3) picture to TensorBoard and to the run directory."""
-        self._show(step=step, summary=summary.image(name, image, dataformats="HWC"))
-        with self._tolerant():
-            save_picture(layout.picture(self._run_dir, step), image)
+        """Write a uint8 (h, w, 3) picture."""
 
     def close(self) -> None:
-        """Flush and close TensorBoard's file."""
-        with self._tolerant():
-            if self._board is not None:
-                self._board.close()
-        self._board = None
+        """Finish; nothing follows."""
 
-    def _show(self, **content: Any) -> None:
-        if self._board is None:
-            return
-        with self._tolerant():
-            try:
-                self._board.write(Event(wall_time=time.time(), **content).SerializeToString())
-                if time.monotonic() - self._flushed > _FLUSH:
-                    self._board.flush()
-                    self._flushed = time.monotonic()
-            except OSError:
-                # Half a record ends what TensorBoard can read of a file: no more of it.
-                with contextlib.suppress(OSError):
-                    self._board.close()
-                self._board = None
-                raise
+
+class JsonLines:
+    """The metrics of a run directory, and its pictures."""
+
+    def __init__(self, run_dir: pathlib.Path):
+        self._run_dir = run_dir
+
+    def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Append a line, with the time in Unix seconds."""
+        line = {"step": step, "group": group, "time": round(time.time(), 3), **values}
+        json_lines.append(self._run_dir / layout.METRICS, line)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write a PNG."""
+        del name
+        save_picture(layout.picture(self._run_dir, step), image)
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+
+class MetricsWriter:
+    """Gives numbers and pictures to all writers of a run; the failure of one stops no other."""
+
+    def __init__(self, run_dir: pathlib.Path, config: Config, say: Callable[[str], None] = print):
+        """`say` is called, once for files and once for a service, if something cannot be written.
+
+        What is written beside the JSON lines: `config.train.writers`.
+        """
+        self._say, self._warned = say, set()
+        self._writers: list[tuple[str, Writer]] = [(_FILES, JsonLines(run_dir))]
+        for name in dict.fromkeys(config.train.writers):
+            what = _SERVICE if name == "wandb" else _FILES
+            with self._tolerant(what):
+                self._writers.append((what, _make(name, run_dir, config, say)))
+
+    def scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Write the numbers of `step`; `group` is `train` or `val`."""
+        self._each(lambda writer: writer.scalars(step, group, values))
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write a uint8 (h, w, 3) picture."""
+        self._each(lambda writer: writer.picture(step, name, image))
+
+    def close(self) -> None:
+        """Finish all of them."""
+        self._each(lambda writer: writer.close())
+
+    def _each(self, act: Callable[[Writer], None]) -> None:
+        for what, writer in self._writers:
+            with self._tolerant(what):
+                act(writer)
 
     @contextlib.contextmanager
-    def _tolerant(self) -> Iterator[None]:
+    def _tolerant(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            warn, self._warn = self._warn, lambda line: None
-            warn(f"metrics and pictures cannot be written ({error}); training goes on without them")
+            if what not in self._warned:
+                self._warned.add(what)
+                self._say(f"{what} cannot be written ({error}); training goes on without them")
+
+
+def _make(name: str, run_dir: pathlib.Path, config: Config, say: Callable[[str], None]) -> Writer:
+    # Imported late: each takes its own time, and what it needs may be missing.
+    if name == "tensorboard":
+        from reldepth_jax.training.writers.tensorboard import TensorBoard
+
+        return TensorBoard(run_dir)
+    if name == "csv":
+        from reldepth_jax.training.writers.csv_files import CsvFiles
+
+        return CsvFiles(run_dir)
+    from reldepth_jax.training.writers.weights_and_biases import WeightsAndBiases
+
+    return WeightsAndBiases(run_dir, to_dict(config), say)

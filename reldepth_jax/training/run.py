@@ -173,7 +173,7 @@ def _lead(
                 )
             report.started(first_step, [each.source for each in sources])
             save_config(run_dir, config, sources)
-        writer = MetricsWriter(run_dir, report.say)
+        writer = MetricsWriter(run_dir, config, report.say)
         state = devices.replicate(processes.share(state))
         began = time.monotonic()
         try:

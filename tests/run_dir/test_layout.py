@@ -11,7 +11,8 @@ from reldepth_jax.run_dir import layout
 NAMES = [
     layout.CONFIG, layout.CHECKPOINTS, layout.METRICS, layout.HISTORY, layout.UNREADABLE,
     layout.TENSORBOARD, layout.LOCK, layout.TEMPERATURE, layout.picture(pathlib.Path(), 1).parts[0],
-    "_reliability.png",
+    "_reliability.png", layout.table(pathlib.Path(), "train").name,
+    layout.wandb_run_id(pathlib.Path()).name,
 ]  # fmt: skip
 PATH = re.compile(
     rf"(?!/resolve/main/)(.*[/}}])?({'|'.join(map(re.escape, NAMES))})(/.*)?", re.DOTALL
@@ -38,6 +39,9 @@ def test_no_other_module_names_what_lies_in_a_run_directory():
              for path in pathlib.Path(folder).rglob("*.py")]  # fmt: skip
     found = {str(path): literals(path.read_text(encoding="utf-8")) for path in files}
     assert found.pop("reldepth_jax/run_dir/layout.py")
+    # `train.writers` calls a writer by the name of its folder.
+    for path in ("config/schema.py", "training/metrics_writer.py"):
+        assert {*found.pop(f"reldepth_jax/{path}")} == {layout.TENSORBOARD}
     assert {path: names for path, names in found.items() if names} == {}
 
 

@@ -39,7 +39,7 @@ FREE = {
     "data.workers", "data.threads", "data.prefetch", "data.timeout", "data.max_unreadable",
     "train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_images",
     "train.checkpoint_every", "train.checkpoint_minutes", "train.keep", "train.max_minutes",
-    "train.grace_seconds", "train.max_skipped", "init_from", "init_part",
+    "train.grace_seconds", "train.max_skipped", "train.writers", "init_from", "init_part",
     "eval.num_images", "eval.pairs_per_image", "eval.seed", "eval.sigma", "eval.image_size",
 }  # fmt: skip
 BASE = Config(

@@ -73,6 +73,7 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.description,
+            homepage=self.data_set.home or None,
             license=self.data_set.licence or None,
             features=shards.features(self.data_set.dtypes),
             metadata=tfds.core.MetadataDict(published=dict(self.data_set.counts)),

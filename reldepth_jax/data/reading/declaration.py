@@ -152,6 +152,10 @@ class DataSet:
     """Whether images have annotated pairs."""
     resizes: bool = False
     """Whether maps may have another size than their image, at the same aspect ratio."""
+    home: str = ""
+    """Address of the page where its authors offer it."""
+    size: str = ""
+    """Of the archives, in words, as far as it is known."""
     licence: str = ""
     """What the authors permit, where they say so."""
     instead: str = ""

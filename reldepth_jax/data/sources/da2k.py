@@ -117,6 +117,9 @@ class DA2K(DataSetSource):
         parts=("test",),
         counts={},
         layout=OwnFormat(_read, check="list"),
+        home="https://huggingface.co/datasets/depth-anything/DA-2K",
+        size="681 MB",
+        licence="Apache-2.0",
         pairs=True,
         polarity="closer_point must be the nearer one, and rows come before columns",
     )

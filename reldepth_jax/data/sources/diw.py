@@ -114,6 +114,7 @@ class DIW(DataSetSource):
             random_order=True,
         ),
         pairs=True,
+        home="http://www-personal.umich.edu/~wfchen/depth-in-the-wild/",
         licence="research use",
         polarity="'>' must mean that the first point is farther, and rows come before columns",
     )

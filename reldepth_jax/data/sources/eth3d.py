@@ -76,6 +76,9 @@ class ETH3D(DataSetSource):
             records=ETH3DRecords,
         ),
         maps={"depth": Map(np.dtype(np.float32))},
+        home="https://www.eth3d.net/datasets",
+        size="5.1 GB of photographs, and depth",
+        licence="CC BY-NC-SA 4.0",
     )
 
     split: Split

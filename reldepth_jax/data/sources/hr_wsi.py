@@ -53,6 +53,7 @@ class HRWSI(DataSetSource):
             "valid": Map(np.dtype(np.uint8), "valid map", role="mask"),
         },
         resizes=True,
+        home="https://github.com/KexianHust/Structure-Guided-Ranking-Loss",
         licence="research use",
         instead="take val, or test on another data set",
         polarity="gts must be bright where it is near; these look like depth maps or inverted ones",

@@ -79,6 +79,9 @@ class Kitti(DataSetSource):
             above=("depth_selection", "val_selection_cropped"),
         ),
         maps={"depth": Map(np.dtype(np.uint16))},
+        home="https://www.cvlibs.net/datasets/kitti/eval_depth_all.php",
+        size="14 GB of annotated depth, and the raw drives of the listed images",
+        licence="CC BY-NC-SA 3.0",
     )
 
     list_file = "list.txt"

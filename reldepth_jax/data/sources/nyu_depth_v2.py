@@ -148,6 +148,8 @@ class NYUDepthV2(DataSetSource):
         parts=("train", "test"),
         counts={"train": 795, "test": 654},
         layout=OwnFormat(_read),
+        home="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+        size="2.8 GB",
         maps={
             "depth": Map(np.dtype(np.float32)),
             "raw": Map(np.dtype(np.float32), "raw map", role="raw"),

@@ -114,6 +114,7 @@ class NYUPairs(DataSetSource):
         layout=Lists(find_list, read_list),
         pairs=True,
         resizes=True,
+        home="https://github.com/princeton-vl/relative_depth",
         licence="research use",
         polarity="'>' must mean that the first point is farther, and rows come before columns",
         doctor_options={"test": {"depth": True}},

@@ -43,6 +43,7 @@ class ReDWeb(DataSetSource):
         ),
         maps={"rd": Map(np.dtype(np.uint8), "RD map", sky=SKY)},
         resizes=True,
+        home="https://sites.google.com/site/redwebcvpr18/",
         licence="research use",
         instead="take val, or test on diw as the paper does",
         polarity=(

@@ -104,6 +104,8 @@ class TUM(DataSetSource):
         counts={"test": 1815},
         layout=OwnFormat(_read),
         maps={"depth": Map(np.dtype(np.float32))},
+        home="https://github.com/google/mannequinchallenge",
+        licence="CC BY 4.0",
     )
 
     split: Split
