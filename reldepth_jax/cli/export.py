@@ -3,19 +3,23 @@
 reldepth export --output depth.onnx                        the network that comes with the package
 reldepth export --model midas_v21_small --output midas.onnx
 reldepth export --workdir runs/ranking --output ranking.onnx --float16
+reldepth export --workdir runs/ranking --output ranking.stablehlo
+reldepth export --workdir runs/ranking --output ranking --format hub
 
-The file takes images of any batch, height and width (multiples that its metadata name), says what
-it is, and is compared with this package's own output before it is written: docs/export.md.
+.onnx and .stablehlo files take images of any batch, height and width (multiples that they name),
+and are compared with this package's own output before they are written. `hub` writes a folder as
+the Hugging Face hub has it. All say how they are to be used: docs/export.md.
 To PyTorch: reldepth convert IN OUT.safetensors --to torch.
 """
 
 import argparse
+import json
 import pathlib
 
 from reldepth_jax.cli import command, which_network
 from reldepth_jax.config import ConfigError
 
-ENDINGS = {".onnx": "onnx"}
+FORMATS = ("onnx", "stablehlo", "hub")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,15 +27,16 @@ def parser() -> argparse.ArgumentParser:
     options = command.Parser("export", __doc__)
     which_network.add(options)
     options.add_argument(
-        "--output", metavar="FILE", type=pathlib.Path, required=True, help="ends in .onnx"
+        "--output", metavar="PATH", type=pathlib.Path, required=True, help="file, or new folder"
     )
+    options.add_argument("--format", choices=FORMATS, help="default: as the file's name ends")
     options.add_argument(
         "--float16",
         action="store_true",
         help="store weights in half the size, with 3 digits; computed is in float32",
     )
-    options.add_argument("--name", help="what the file calls the network; default: as it is named")
-    options.add_argument("--force", action="store_true", help="replace the file if it exists")
+    options.add_argument("--name", help="what the network is called there; default: as it is named")
+    options.add_argument("--force", action="store_true", help="replace a file that exists")
     return options
 
 
@@ -40,8 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     options, _ = command.parse(parser(), argv)
     name = which_network.check(options)
     output: pathlib.Path = options.output
-    if output.suffix not in ENDINGS:
-        raise ConfigError(f"{output}: the output's name must end in {' or '.join(ENDINGS)}")
+    form = _format(options)
+    if form == "hub" and output.exists():
+        raise ConfigError(f"{output} exists; name a new folder")
     if output.is_dir():
         raise ConfigError(f"{output} is a folder; give the name of a file")
     if output.exists() and not options.force:
@@ -50,18 +56,47 @@ def main(argv: list[str] | None = None) -> int:
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
     from reldepth_jax.data.images.io import atomic_write
-    from reldepth_jax.export import contract, onnx_file
+    from reldepth_jax.weights import hub
+    from reldepth_jax.weights.facts import facts
 
     runtime.set_up()
     runtime.keep_compiled()
     model = which_network.load(options)
     name = options.name or name
-    data, error = onnx_file.export(model, name, half=options.float16)
+    about = facts(model.weights(), name)
+    print(f"{about['architecture']}; larger is {about['larger_is']}; licence: {about['licence']}")
+    if form == "hub":
+        hub.write_folder(output, model.weights(), name, half=options.float16)
+        print(f"written: {output}/")
+        return 0
+    if form == "onnx":
+        from reldepth_jax.export import onnx_file
+
+        data, error = onnx_file.export(model, name, half=options.float16)
+    else:
+        from reldepth_jax.export import stablehlo_file
+
+        data, error = stablehlo_file.export(model)
     output.parent.mkdir(parents=True, exist_ok=True)
+    if form == "stablehlo":
+        # A file of StableHLO has no room for it.
+        with atomic_write(output.with_name(output.name + ".json")) as file:
+            file.write(json.dumps(about, indent=1).encode())
     with atomic_write(output) as file:
         file.write(data)
-    told = contract.facts(model, name)
-    print(f"{told['architecture']}; larger is {told['larger_is']}; licence: {told['licence']}")
     print(f"largest difference to this package: {error:.1e} of the output's standard deviation")
     print(f"written: {output} ({len(data) / 1e6:.1f} MB)")
     return 0
+
+
+def _format(options: argparse.Namespace) -> str:
+    """Return the format that is asked for, by its name or by the end of the file's."""
+    ending = options.output.suffix.removeprefix(".")
+    form = options.format or (ending if ending in FORMATS else None)
+    if form is None:
+        raise ConfigError(
+            f"{options.output}: ends in neither .onnx nor .stablehlo; --format names another"
+        )
+    if form == "stablehlo" and options.float16:
+        raise ConfigError("--float16 belongs to the formats onnx and hub")
+    return form

@@ -15,11 +15,12 @@ def add(options: argparse.ArgumentParser) -> None:
     """Add the options."""
     network = options.add_mutually_exclusive_group()
     network.add_argument("--workdir", help="run directory of a trained network")
-    network.add_argument("--weights", help="file that `reldepth convert` wrote")
+    network.add_argument("--weights", help="file or folder that convert or export wrote")
     network.add_argument(
         "--model",
         metavar="NAME",
-        help=f"public weights, fetched once; default: {SHIPPED}, of the package",
+        help=f"public weights, or hub:USER/REPOSITORY, fetched once; default: {SHIPPED}, of the"
+        " package",
     )
     command.add_offline(options)
     options.add_argument(
@@ -39,9 +40,10 @@ def check(options: argparse.Namespace) -> str:
         raise ConfigError("--checkpoint belongs to --workdir; a file of weights has one state")
     if options.model is not None:
         # Without JAX, but not light enough for --help.
-        from reldepth_jax.weights import presets
+        from reldepth_jax.weights import hub, presets
 
-        presets.published(options.model)
+        if not options.model.startswith(hub.PREFIX):
+            presets.published(options.model)
     elif options.workdir is None and options.weights is None:
         options.model = SHIPPED
     return str(options.workdir or options.weights or options.model)

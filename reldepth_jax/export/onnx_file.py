@@ -10,10 +10,12 @@ from typing import Any
 
 from reldepth_jax import runtime
 from reldepth_jax.errors import require
-from reldepth_jax.export import contract, traced
+from reldepth_jax.export import traced
 from reldepth_jax.export.verification import HALF_BOUND, largest_error
 from reldepth_jax.inference.networks import Model
+from reldepth_jax.weights.facts import facts
 
+INPUT = "image"
 _IR_VERSION = 10
 """Of the file format: the newest that onnxruntime 1.18 reads."""
 
@@ -27,7 +29,7 @@ def export(model: Model, name: str, *, half: bool = False) -> tuple[bytes, float
     """
     require("export", "onnx", "onnxruntime")
     model = traced.in_float32(model)
-    told = contract.facts(model, name)
+    told = facts(model.weights(), name)
     with runtime.for_any_device():
         closed = traced.function(model).trace(traced.image(model.config.multiple)).jaxpr
     data = assemble(closed, told)
@@ -43,10 +45,10 @@ def runner(data: bytes) -> Any:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {contract.INPUT: image})[0]
+    return lambda image: session.run(None, {INPUT: image})[0]
 
 
-def assemble(closed: Any, facts: Mapping[str, str], *, half: bool = False) -> bytes:
+def assemble(closed: Any, about: Mapping[str, str], *, half: bool = False) -> bytes:
     """Return the file of a function that was traced for `traced.image`, with these metadata."""
     import onnx
     from onnx import helper
@@ -56,21 +58,21 @@ def assemble(closed: Any, facts: Mapping[str, str], *, half: bool = False) -> by
     from reldepth_jax.export.onnx_translation import translate
 
     graph = Graph(half=half)
-    shape = graph.add("Shape", contract.INPUT)
+    shape = graph.add("Shape", INPUT)
     for size, axis in {"b": 0, "h": 2, "w": 3}.items():
         graph.sizes[size] = graph.add("Gather", shape, graph.integers(axis), axis=0)
         if size != "b":
-            multiple = graph.integers(int(facts["multiple"]))
+            multiple = graph.integers(int(about["multiple"]))
             graph.sizes[size] = graph.add("Div", graph.sizes[size], multiple)
-    (result,) = translate(graph, closed, [Tensor(contract.INPUT, CHANNELS_FIRST)])
-    output = contract.OUTPUT[facts["larger_is"]]
+    (result,) = translate(graph, closed, [Tensor(INPUT, CHANNELS_FIRST)])
+    output = about["output"]
     graph.nodes.append(helper.make_node("Identity", [graph.laid(result)], [output], name=output))
     image = ["batch", 3, "height", "width"]
     made = helper.make_model(
         helper.make_graph(
             graph.nodes,
-            facts["name"],
-            [_of_float(contract.INPUT, image)],
+            about["name"],
+            [_of_float(INPUT, image)],
             [_of_float(output, [image[0], *image[2:]])],
             graph.constants,
         ),
@@ -79,7 +81,7 @@ def assemble(closed: Any, facts: Mapping[str, str], *, half: bool = False) -> by
         producer_name="reldepth_jax",
         doc_string=__doc__ or "",
     )
-    helper.set_model_props(made, dict(facts))
+    helper.set_model_props(made, dict(about))
     onnx.checker.check_model(made, full_check=True)
     return made.SerializeToString()
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
 import os
 import pathlib
@@ -32,7 +31,7 @@ from reldepth_jax.registry import did_you_mean
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.temperature import fitted_temperature
 from reldepth_jax.types import LARGER_IS, with_polarity
-from reldepth_jax.weights import arrays, by_name, presets
+from reldepth_jax.weights import arrays, by_name, hub, presets
 from reldepth_jax.weights.file import Weights, read, unit_of, write
 from reldepth_jax.weights.tensors import WeightsError
 
@@ -153,11 +152,7 @@ class Model:
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the SHA-256 of all arrays and their names."""
-        found = hashlib.sha256()
-        for name, array in sorted(arrays.from_state(self.params, self.stats).items()):
-            found.update(f"{name} {array.dtype} {array.shape}".encode())
-            found.update(np.ascontiguousarray(array).data)
-        return found.hexdigest()[:16]
+        return self.weights().digest
 
     def weights(self) -> Weights:
         """Return the arrays under their names, with what they are."""
@@ -168,6 +163,36 @@ class Model:
             provenance=self.provenance,
             temperature=self.temperature,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, revision: str | None = None, fast: bool = False
+    ) -> "Model":
+        """Load a folder that `save_pretrained` wrote, or USER/REPOSITORY of the Hugging Face hub.
+
+        What is no folder here is fetched from the hub, once per revision (extra `hub`). Raises as
+        `load_model`, and DownloadError.
+        """
+        folder = pathlib.Path(source)
+        if folder.is_dir():
+            return _model(read(folder / hub.FILE), folder, fast)
+        return _model(read(hub.fetch(os.fspath(source), revision)), source, fast)
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, name: str = "", half: bool = False
+    ) -> None:
+        """Write a new folder as the hub has it (`weights.hub`); UserError if it is there already.
+
+        Args:
+          name: what the card calls the network; default: the folder's name.
+          half: store numbers as float16.
+        """
+        name = name or pathlib.Path(folder).name
+        hub.write_folder(folder, self.weights(), name, half=half)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the network to USER/REPOSITORY; options and errors as of `weights.hub.push`."""
+        return hub.push(self.weights(), repository, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what is compiled cannot be sent to another process."""
@@ -229,9 +254,13 @@ def load_model(path: str | os.PathLike[str] = SHIPPED, *, fast: bool = False) ->
     Where nothing is of this path, the name of public weights, as "midas_v21_small", is taken as in
     `load_public`. `fast` as in `Model`. Raises WeightsError or RunError if the path holds neither.
     """
+    if os.path.isfile(os.path.join(path, hub.FILE)):
+        return Model.from_pretrained(path, fast=fast)
     if pathlib.Path(path).is_dir():
         return from_run(path, fast=fast)
     name = os.fspath(path)
+    if name.startswith(hub.PREFIX):
+        return load_public(name, fast=fast)
     if not os.path.exists(path):
         known = presets.public(encoders=False)
         if name in known:
@@ -244,8 +273,11 @@ def load_model(path: str | os.PathLike[str] = SHIPPED, *, fast: bool = False) ->
 def load_public(name: str, *, fast: bool = False) -> Model:
     """Load public weights by the name that `reldepth models` lists; fetched once, then kept.
 
-    Raises UserError for unknown names, DownloadError for what cannot be fetched.
+    `hub:USER/REPOSITORY` is one of the Hugging Face hub. Raises UserError for unknown names,
+    DownloadError for what cannot be fetched.
     """
+    if name.startswith(hub.PREFIX):
+        return Model.from_pretrained(name.removeprefix(hub.PREFIX), fast=fast)
     return _model(by_name.load(name), name, fast)
 
 

@@ -5,6 +5,8 @@ architecture, configuration of the model, preprocessing, sign of the output and 
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
@@ -95,6 +97,16 @@ class Weights:
         """The unit of the network's output; None: it has none."""
         return unit_of(self.model, self.provenance)
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of all arrays, as float32, and their names."""
+        found = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            array = np.ascontiguousarray(array, np.float32)
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(array.data)
+        return found.hexdigest()[:16]
+
     @property
     def meaning(self) -> str:
         """What the network's output means, in words."""
@@ -145,7 +157,21 @@ def write(path: str | os.PathLike[str], weights: Weights, *, half: bool = False)
     path = pathlib.Path(path)
     if path.is_dir():
         raise WeightsError(f"{path}: is a directory; name a file in it, as network.safetensors")
-    facts = {
+    arrays = weights.arrays
+    if half:
+        with np.errstate(over="ignore"):
+            arrays = {key: array.astype(np.float16) for key, array in arrays.items()}
+        if lost := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
+            raise WeightsError(f"{path}: float16 cannot hold {', '.join(lost[:3])}: leave it out")
+    data = safetensors.numpy.save(arrays, {_KEY: json.dumps(metadata(weights))})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def metadata(weights: Weights) -> dict[str, Any]:
+    """Return what a file says of itself, for JSON."""
+    return {
         "format": _FORMAT,
         "version": reldepth_jax.__version__,
         "architecture": weights.architecture,
@@ -157,16 +183,6 @@ def write(path: str | os.PathLike[str], weights: Weights, *, half: bool = False)
         **({} if weights.temperature is None else {"temperature": weights.temperature}),
         "provenance": dict(weights.provenance),
     }
-    arrays = weights.arrays
-    if half:
-        with np.errstate(over="ignore"):
-            arrays = {key: array.astype(np.float16) for key, array in arrays.items()}
-        if lost := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
-            raise WeightsError(f"{path}: float16 cannot hold {', '.join(lost[:3])}: leave it out")
-    data = safetensors.numpy.save(arrays, {_KEY: json.dumps(facts)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(data)
 
 
 def read(path: str | os.PathLike[str]) -> Weights:

@@ -25,9 +25,8 @@ from onnx import numpy_helper
 from reldepth_jax import runtime
 from reldepth_jax.cli import export as command
 from reldepth_jax.config import Choice, ConfigError, ModelConfig
-from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
-from reldepth_jax.export import contract, onnx_file, traced, verification
+from reldepth_jax.export import onnx_file, traced, verification
 from reldepth_jax.export.onnx_graph import Graph, Tensor, Untranslatable
 from reldepth_jax.export.onnx_translation import translate
 from reldepth_jax.inference import networks
@@ -35,45 +34,29 @@ from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.encoders.resnet import Bottleneck32x8d
 from reldepth_jax.models.network import build
 from reldepth_jax.registry import PRESETS
-from reldepth_jax.weights import arrays, presets
-from reldepth_jax.weights.presets import Preset
-from tests.fixtures import tiny_transformers
+from reldepth_jax.weights import arrays, facts, presets
+from tests.export.networks import (
+    BAR,
+    error,
+    expected,
+    images,
+    random_weights,
+    small,
+    tiny_encoders,
+)
 from tests.parity import test_transformer_parity as transformers
 from tests.parity.test_network_parity import ALL_OPTIONS
 from tests.references.torch_midas import MidasV21Small
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.transfer import load, randomise
 
-BAR = 2e-5
-"""Of the output's deviation: float32 in both, over a hundred layers."""
-
-
-@pytest.fixture
-def tiny_encoders(strides_encoder: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let configurations name the smallest encoders."""
-    tiny_transformers.named(monkeypatch)
-
-
-def images(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(size=(2, 3, *size)).astype(np.float32)
-
-
-def error(got: np.ndarray, expected: np.ndarray) -> float:
-    assert got.shape == expected.shape
-    assert expected.std() > 0.01
-    return float(np.abs(got - expected).max() / expected.std())
-
-
-def expected(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
-    kind = next(module.parameters()).dtype
-    with torch.no_grad():
-        return module(torch.tensor(x, dtype=kind)).numpy()
+__all__ = ["tiny_encoders"]
 
 
 def exported(raw: Callable[..., Any], multiple: int) -> Callable[[np.ndarray], np.ndarray]:
     closed = jax.jit(raw).trace(traced.image(multiple)).jaxpr
-    facts = {"name": "test", "larger_is": "farther", "multiple": str(multiple)}
-    return onnx_file.runner(onnx_file.assemble(closed, facts))
+    about = {"name": "test", "output": "depth", "multiple": str(multiple)}
+    return onnx_file.runner(onnx_file.assemble(closed, about))
 
 
 @pytest.mark.parametrize(
@@ -92,26 +75,6 @@ def test_transformers_agree_with_torch(name: str, sizes: list[tuple[int, int]]):
         run = exported(model.raw, preset.model.multiple)
     for size in sizes:
         assert error(run(images(size)), expected(module, images(size))) < BAR
-
-
-def random_weights(config: ModelConfig, **options: Any) -> networks.Model:
-    """Return a network whose activations stay of order one."""
-    rng = np.random.default_rng(1)
-    held = {}
-    for key, shape in arrays.shapes(config, "network").items():
-        if key.endswith(("running_var", ".gamma")) or (len(shape) == 1 and "weight" in key):
-            held[key] = rng.uniform(0.5, 1.5, shape)
-        else:
-            fan = np.prod(shape[1:]) if len(shape) > 1 else 100
-            held[key] = rng.normal(size=shape) * (1.5 / fan) ** 0.5
-    held = {key: value.astype(np.float32) for key, value in held.items()}
-    last = max(key for key in held if key.startswith("head.conv") and key.endswith("bias"))
-    held[last] += 1
-    states = arrays.to_states(config, "network", held)
-    size = 2 * config.multiple
-    return networks.Model(
-        config, *states, Preprocessing(size=size, multiple=config.multiple), {}, **options
-    )
 
 
 @pytest.mark.parametrize(
@@ -146,16 +109,6 @@ def assert_agrees(
     for size in sizes:
         # A copy: the original works in place.
         assert error(run(images(size)), expected(module, images(size))) < BAR
-
-
-SMALL = ("strides", "tiny_dinov2")
-"""The smallest encoders that give maps, and tokens."""
-
-
-def small(preset: Preset) -> ModelConfig:
-    """Return the network with the smallest encoder of its kind and a narrow decoder."""
-    encoder = Choice(SMALL[bool(preset.model.patch)])
-    return dataclasses.replace(preset.model, decoder_width=8, encoder=encoder)
 
 
 # Others are compared with torch above.
@@ -333,7 +286,7 @@ def test_the_command_writes_a_file_that_says_what_it_is(
 @pytest.mark.parametrize("name", PRESETS.entries)
 def test_every_preprocessing_is_told_in_words(name: str):
     preset = presets.get(name)
-    rule = contract.size_rule(preset.preprocessing)
+    rule = facts.size_rule(preset.preprocessing)
     assert str(preset.preprocessing.size) in rule
     assert "{" not in rule
 
@@ -341,7 +294,7 @@ def test_every_preprocessing_is_told_in_words(name: str):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output", "x.pb"], r"x.pb: the output's name must end in .onnx"),
+        (["--output", "x.pb"], r"x.pb: ends in neither .onnx nor .stablehlo"),
         (["--output", "tests.onnx", "--model", "midas"], "no public weights are called 'midas'"),
         (["--output", "x.onnx", "--checkpoint", "3"], "--checkpoint belongs to --workdir"),
     ],

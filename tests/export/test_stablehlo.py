@@ -1,16 +1,32 @@
 """StableHLO files: the function, in a process that does not have this package, at any size."""
 
+import json
 import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from reldepth_jax import runtime
-from reldepth_jax.export import stablehlo_file
-from tests.export.test_onnx import BAR, error, expected, images
+from reldepth_jax.cli import export as command
+from reldepth_jax.config import ConfigError
+from reldepth_jax.export import stablehlo_file, traced, verification
+from reldepth_jax.inference import networks
+from reldepth_jax.weights import presets
+from tests.export.networks import (
+    BAR,
+    error,
+    expected,
+    images,
+    random_weights,
+    small,
+    tiny_encoders,
+)
 from tests.parity import test_transformer_parity as transformers
+
+__all__ = ["tiny_encoders"]
 
 ELSEWHERE = """
 import sys
@@ -23,19 +39,12 @@ for place, path in enumerate(sys.argv[2:]):
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("depth_anything_v2_vits", [(56, 70), (70, 70)]),
-        ("dpt_hybrid", [(48, 32)]),
-    ],
-)
-def test_it_agrees_with_torch_in_a_process_without_this_package(
-    name: str, sizes: list[tuple[int, int]], tmp_path: pathlib.Path
-):
-    module = transformers.reference(name)
+def test_it_agrees_with_torch_in_a_process_without_this_package(tmp_path: pathlib.Path):
+    """A transformer: odd numbers of patches, and the grid of its table of positions."""
+    module = transformers.reference("depth_anything_v2_vits")
+    sizes = [(56, 70), (70, 70)]
     with runtime.for_any_device():
-        model, preset = transformers.ours(name, module)
+        model, preset = transformers.ours("depth_anything_v2_vits", module)
         data = stablehlo_file.serialised(
             lambda image: model.raw(image.transpose(0, 2, 3, 1)), preset.model.multiple
         )
@@ -50,3 +59,37 @@ def test_it_agrees_with_torch_in_a_process_without_this_package(
     for path, size in zip(paths, sizes, strict=True):
         got = np.load(f"{path}.out.npy")
         assert error(got, expected(module, images(size))) < BAR
+
+
+def test_the_command_writes_it_with_its_facts_beside(
+    tiny_encoders: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    model = random_weights(small(presets.get("midas_v21")))
+    networks.save_model(model, tmp_path / "x.safetensors")
+    path = tmp_path / "x.stablehlo"
+    words = ["--weights", str(tmp_path / "x.safetensors"), "--output", str(path)]
+    assert command.main(words) == 0
+    assert "larger is nearer" in capsys.readouterr().out
+    about = json.loads((tmp_path / "x.stablehlo.json").read_text(encoding="utf-8"))
+    assert about["larger_is"] == "nearer"
+    run = stablehlo_file.runner(path.read_bytes())
+    x = images((64, 96))
+    assert error(np.asarray(run(x)), np.asarray(model(x.transpose(0, 2, 3, 1)))) < BAR
+    # No form that is for CPU alone: a convolution is a convolution.
+    text = jax.export.deserialize(bytearray(path.read_bytes())).mlir_module()
+    assert text.count("stablehlo.convolution") >= 20
+    with pytest.raises(ConfigError, match="--float16 belongs to the formats onnx and hub"):
+        command.main([*words, "--force", "--float16"])
+
+
+def test_another_function_is_refused(
+    tiny_encoders: None, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+):
+    model = random_weights(small(presets.get("redweb")))
+    networks.save_model(model, tmp_path / "x.safetensors")
+    monkeypatch.setattr(traced, "function", lambda model: lambda x: x[..., 0] * 2)
+    with pytest.raises(verification.ExportError, match="differs"):
+        command.main(
+            ["--weights", str(tmp_path / "x.safetensors"), f"--output={tmp_path}/x.stablehlo"]
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

@@ -1,16 +1,11 @@
-"""What a file says of itself, so that it can be used without this package."""
+"""What a user of a network needs to know, in words: exported files say it of themselves."""
 
 import json
 
 import reldepth_jax
 from reldepth_jax.data.images.preprocessing import Preprocessing
-from reldepth_jax.inference.networks import Model
-
-INPUT = "image"
-"""float32 (batch, 3, height, width), RGB in [0, 1]."""
-
-OUTPUT = {"farther": "depth", "nearer": "disparity"}
-"""By `Model.larger_is`: float32 (batch, height, width)."""
+from reldepth_jax.types import LARGER_IS
+from reldepth_jax.weights.file import Weights
 
 _SIDES = {
     "short_side": "Scale the photograph so that its shorter side is {size}, then repeat the last"
@@ -45,27 +40,28 @@ def size_rule(preprocessing: Preprocessing) -> str:
     return rule + f" Other multiples of {preprocessing.multiple} work too."
 
 
-def facts(model: Model, name: str) -> dict[str, str]:
-    """Return everything that a user of the network needs to know; `name` is what it is called."""
-    told = model.provenance
-    temperature = model.temperature
+def facts(weights: Weights, name: str) -> dict[str, str]:
+    """Return everything that a user of a network needs to know; `name` is what it is called."""
+    told, seen = weights.provenance, weights.preprocessing
+    temperature = weights.temperature
     return {
         "name": name,
-        "architecture": model.weights().architecture,
-        "larger_is": model.larger_is,
-        "unit": model.unit or "none: only the order of values in one image means something",
+        "architecture": weights.architecture,
+        "output": weights.model.output,
+        "larger_is": LARGER_IS[weights.model.output],
+        "unit": weights.unit or "none: only the order of values in one image means something",
         "input": "RGB in [0, 1], as displayed; the normalisation is part of the network",
-        "multiple": str(model.config.multiple),
-        "image_size": str(model.preprocessing.size),
-        "size_rule": size_rule(model.preprocessing),
-        "interpolation": _SHRINK[model.preprocessing.shrink],
-        "interpolation_back": _ENLARGE[model.preprocessing.enlarge],
-        "preprocessing": json.dumps(model.preprocessing.to_dict()),
+        "multiple": str(weights.model.multiple),
+        "image_size": str(seen.size),
+        "size_rule": size_rule(seen),
+        "interpolation": _SHRINK[seen.shrink],
+        "interpolation_back": _ENLARGE[seen.enlarge],
+        "preprocessing": json.dumps(seen.to_dict()),
         # sigmoid(|difference| / temperature): how sure the order of two pixels is.
         "confidence_temperature": "not fitted" if temperature is None else repr(temperature),
         "licence": told.get("licence", "not stated"),
         "source": told.get("source") or told.get("run") or told.get("file", name),
         **{key: told[key] for key in ("started_from", "step", "paper", "sha256") if key in told},
-        "weights_digest": model.digest,
+        "weights_digest": weights.digest,
         "made_by": f"reldepth_jax {reldepth_jax.__version__}",
     }
