@@ -30,7 +30,7 @@ LAYERS = [
     {"weights.from_run"},
     {"weights.init_from", "inference"},
     {"evaluation", "export"},
-    {"training.run"},
+    {"training.run", "demo"},
     {"evaluation.ablation"},
     {"cli"},
 ]

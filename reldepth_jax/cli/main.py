@@ -12,8 +12,9 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.registry import did_you_mean
 
 COMMANDS = (
-    "train", "train-until-done", "predict", "evaluate", "compare", "plot", "convert", "export",
-    "models", "check-data", "prepare", "inspect", "benchmark", "ablate", "launch", "completion",
+    "train", "train-until-done", "predict", "demo", "evaluate", "compare", "plot", "convert",
+    "export", "models", "check-data", "prepare", "inspect", "benchmark", "ablate", "launch",
+    "completion",
 )  # fmt: skip
 """Each is a module of this folder with `parser()` and `main(argv)`; the first line of its docstring
 says what it does."""

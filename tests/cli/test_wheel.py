@@ -56,7 +56,8 @@ def test_the_wheel_holds_the_package_and_the_configurations(wheel: pathlib.Path)
         names = set(opened.namelist())
     folder = pathlib.Path("reldepth_jax")
     package = {path.as_posix() for path in folder.rglob("*.py")}
-    package |= {path.as_posix() for path in folder.glob("weights/shipped/*")}
+    for data in ("weights/shipped", "demo/page", "demo/graph"):
+        package |= {path.as_posix() for path in (folder / data).rglob("*") if path.is_file()}
     configs = {f"reldepth_jax/{path.as_posix()}" for path in pathlib.Path("configs").glob("*.py")}
     info = {name for name in names if ".dist-info/" in name}
     assert names - info == package | configs | {"reldepth_jax/py.typed"}

@@ -29,7 +29,7 @@ _FONT_SIZE = 14
 
 
 @functools.cache
-def _colors() -> UInt8[np.ndarray, "256 3"]:
+def colors() -> UInt8[np.ndarray, "256 3"]:
     """Colours from near to far, equally spaced to the eye.
 
     A polygon through lightness, chroma and hue (degrees) in OKLab (Ottosson, "A perceptual color
@@ -87,7 +87,7 @@ def colorize(
     for rows in bands(*array.shape):
         below = np.searchsorted(edges, array[rows], side="left")
         up_to = np.searchsorted(edges, array[rows], side="right")
-        picture[rows] = _colors()[(below + up_to) // 2]
+        picture[rows] = colors()[(below + up_to) // 2]
         sky = array[rows] == np.inf
         picture[rows][sky] = SKY
         picture[rows][~(finite[rows] | (sky if mask is None else sky & mask[rows]))] = INVALID
