@@ -29,7 +29,7 @@ LAYERS = [
     {"training"},
     {"weights.from_run"},
     {"weights.init_from", "inference"},
-    {"evaluation", "export"},
+    {"evaluation", "export", "film"},
     {"training.run", "demo"},
     {"evaluation.ablation"},
     {"cli"},

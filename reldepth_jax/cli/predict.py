@@ -1,4 +1,4 @@
-"""Predict relative depth for photographs and folders.
+"""Predict relative depth for photographs, folders of them, and films.
 
 reldepth predict photo.jpg holiday/ --output out/       the network that comes with the package
 reldepth predict photo.jpg --workdir runs/ranking
@@ -8,18 +8,22 @@ python scripts/predict.py …     the same, from a clone
 
 For every photograph, at its own size and as it is displayed: NAME.png (16 bits, larger is farther
 unless --polarity says otherwise), NAME_color.png (bright is near), on request NAME.npy and NAME.pfm
-(float32), and with --confidence NAME_confidence.png: how sure the order of each pixel and the rest
-of the photograph is (gray 0 to 255 is 0.5 to 1). out/predictions.jsonl lists them, a line for each
-photograph. After a kill the same command continues. Exit code 1 if a file could not be predicted, 2
-if nothing was predicted, 6 if the output folder is full or cannot be written to.
+(float32), NAME.ply and NAME.glb (meshes, docs/three_dimensions.md), and with --confidence
+NAME_confidence.png: how sure the order of each pixel and the rest of the photograph is (gray 0 to
+255 is 0.5 to 1). out/predictions.jsonl lists them, a line for each photograph. After a kill the
+same command continues. Exit code 1 if a file could not be predicted, 2 if nothing was predicted, 6
+if the output folder is full or cannot be written to.
 
+reldepth predict film.mp4              NAME_depth.mp4: film and maps side by side
 reldepth predict photo.jpg --nearer 120,80,300,200   which of two points is nearer; no files
 """
 
 import argparse
 import dataclasses
 import math
+import os
 import pathlib
+import sys
 from typing import TYPE_CHECKING
 
 from reldepth_jax.cli import command, which_network
@@ -27,8 +31,11 @@ from reldepth_jax.config import ConfigError
 from reldepth_jax.run_dir import layout
 
 if TYPE_CHECKING:
+    from reldepth_jax.inference.networks import Model
     from reldepth_jax.inference.order import Point
     from reldepth_jax.inference.predictor import Predictor
+    from reldepth_jax.inference.space import Space
+    from reldepth_jax.inference.writer import Writer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +46,22 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--output", type=pathlib.Path, default="out", help="default: out/")
     options.add_argument("--npy", action="store_true", help="also write float32 NPY")
     options.add_argument("--pfm", action="store_true", help="also write PFM")
+    options.add_argument("--ply", action="store_true", help="also write a mesh in space, as PLY")
+    options.add_argument("--glb", action="store_true", help="the same as GLB, with texture")
+    options.add_argument("--cloud", action="store_true", help="points in place of the mesh")
+    options.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEGREES",
+        help="horizontal field of view of the photographs, for --ply and --glb; default: 60",
+    )
+    options.add_argument(
+        "--affine",
+        type=_scale_and_shift,
+        metavar="SCALE,SHIFT",
+        help="what makes inverse depth of a network's output, for --ply and --glb; default: the"
+        " nearest pixel is at 1 and the farthest at 10",
+    )
     options.add_argument(
         "--polarity",
         choices=["depth", "disparity"],
@@ -81,6 +104,17 @@ def parser() -> argparse.ArgumentParser:
         " fitted on validation images",
     )
     options.add_argument(
+        "--alone", action="store_true", help="of films: the maps without the original beside them"
+    )
+    options.add_argument(
+        "--frames",
+        choices=["png", "npz"],
+        help="of films: also write the map of each frame, 16-bit PNG or float32 NPZ",
+    )
+    options.add_argument(
+        "--no-smooth", action="store_true", help="of films: each frame by itself; it flickers"
+    )
+    options.add_argument(
         "--nearer",
         type=_two_points,
         metavar="X1,Y1,X2,Y2",
@@ -104,6 +138,11 @@ def main(argv: list[str] | None = None) -> int:
         if not 0 < options.temperature < math.inf:
             raise ConfigError(f"--temperature must be above 0, got {options.temperature}")
 
+    in_space = options.ply or options.glb
+    for name in ("cloud", "fov", "affine"):
+        if getattr(options, name) and not in_space:
+            raise ConfigError(f"--{name} belongs to --ply and --glb")
+
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
     from reldepth_jax.data.images import io
@@ -124,10 +163,15 @@ def main(argv: list[str] | None = None) -> int:
     if options.confidence and temperature is None:
         folder = layout.evaluation_folder(pathlib.Path(origin))
         temperature = load_temperature(folder / layout.TEMPERATURE, model.step)
+    space = _space(model, options) if in_space else None
     writer = files.Writer(
         output=options.output,
         npy=options.npy,
         pfm=options.pfm,
+        ply=options.ply,
+        glb=options.glb,
+        cloud=options.cloud,
+        space=space,
         polarity=options.polarity,
         temperature=temperature,
         run=origin,
@@ -138,12 +182,65 @@ def main(argv: list[str] | None = None) -> int:
             "fast": model.fast,
         },
     )
-    with command.progress_bar("photographs") as progress:
-        counts = files.predict_files(predictor, options.inputs, writer, progress, max_pixels)
-    there = f", {counts.there} there already" if counts.there else ""
-    failed = f"; {counts.failed} failed" if counts.failed else ""
-    print(f"{counts.done} predicted{there}, see {io.printable(options.output)}{failed}")
-    return 1 if counts.failed else 0
+    if space is not None:
+        print(f"in space: {space.assumed}")
+    films = [path for path in options.inputs if _is_film(path, files.FILM_SUFFIXES)]
+    photographs = [path for path in options.inputs if path not in films]
+    failed = 0
+    if photographs:
+        with command.progress_bar("photographs") as progress:
+            counts = files.predict_files(predictor, photographs, writer, progress, max_pixels)
+        there = f", {counts.there} there already" if counts.there else ""
+        told = f"; {counts.failed} failed" if counts.failed else ""
+        print(f"{counts.done} predicted{there}, see {io.printable(options.output)}{told}")
+        failed = counts.failed
+    if films:
+        failed += _predict_films(films, predictor, options, model, writer, max_pixels)
+    return 1 if failed else 0
+
+
+def _is_film(path: str, suffixes: frozenset[str]) -> bool:
+    return os.path.splitext(path)[1].lower() in suffixes and not os.path.isdir(path)
+
+
+def _predict_films(
+    films: list[str],
+    predictor: "Predictor",
+    options: argparse.Namespace,
+    model: "Model",
+    writer: "Writer",
+    max_pixels: int,
+) -> int:
+    """Predict films, one line on each; return how many failed."""
+    from reldepth_jax.data.images import io
+    from reldepth_jax.film.predicting import FilmWriter, predict_film
+
+    film_writer = FilmWriter(
+        output=options.output,
+        alone=options.alone,
+        smooth=not options.no_smooth,
+        frames=options.frames,
+        polarity=options.polarity,
+        largest=model.config.max_depth if model.unit else 0.0,
+        made_by={"run": io.printable(writer.run), "step": writer.step, **writer.made_by},
+    )
+    failed = 0
+    for path in films:
+        try:
+            with command.progress_bar("frames") as progress:
+                done = predict_film(predictor, path, film_writer, progress, max_pixels)
+        except io.UnreadableFile as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        output = io.printable(done.output)
+        if done.there:
+            print(f"{output} is there already")
+            continue
+        cuts = f", {done.cuts} cut{'s' * (done.cuts != 1)}" if film_writer.smooth else ""
+        damaged = f", {done.undecodable} damaged packets left out" if done.undecodable else ""
+        print(f"{output}: {done.frames} frames{cuts}{damaged}, {done.rate:.1f} frames/s")
+    return failed
 
 
 def _two_points(text: str) -> "tuple[Point, Point]":
@@ -155,6 +252,23 @@ def _two_points(text: str) -> "tuple[Point, Point]":
             f"takes four numbers, X1,Y1,X2,Y2 in pixels; got {text!r}"
         ) from None
     return (x1, y1), (x2, y2)
+
+
+def _scale_and_shift(text: str) -> tuple[float, float]:
+    """Return the two numbers that `--affine` names."""
+    try:
+        scale, shift = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes two numbers, SCALE,SHIFT; got {text!r}") from None
+    return scale, shift
+
+
+def _space(model: "Model", options: argparse.Namespace) -> "Space":
+    from reldepth_jax.inference.space import Space, values_of
+
+    given = {"fov": options.fov, "affine": options.affine}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Space(values=values_of(model), **given)
 
 
 def _answer(

@@ -101,10 +101,10 @@ class Book:
         name = self._names.get(photo.key)
         if name is None or self._half(photo.key):
             return False
-        wanted = self._signature({"input": photo.key, **self._settings, **_stamp(photo.path)})
+        wanted = self._signature({"input": photo.key, **self._settings, **stamp(photo.path)})
         return all(
             self._made.get(name + ending) == wanted
-            and _stamp(self._folder / (name + ending)).get("bytes", 0) > 0
+            and stamp(self._folder / (name + ending)).get("bytes", 0) > 0
             for ending in self._endings
         )
 
@@ -140,7 +140,7 @@ class Book:
         """Append the line of a photograph whose files are complete."""
         with self._locked():
             if not self.done(photo):  # another job may have begun it at the same time
-                line = {"input": photo.key, **_stamp(photo.path), **entry}
+                line = {"input": photo.key, **stamp(photo.path), **entry}
                 json_lines.append(self._folder / MANIFEST, line)
 
     def tidy_up(self) -> None:
@@ -184,7 +184,7 @@ class Book:
     def _locked(self) -> Iterator[int]:
         """Hold the lock of the folder; gives how long the manifest is."""
         with open(self._folder / MANIFEST, "ab") as file:
-            _lock(file, "LOCK_EX")
+            lock(file, "LOCK_EX")
             yield os.fstat(file.fileno()).st_size
 
 
@@ -210,9 +210,9 @@ def opened(
             open_files.enter_context(open(path, "ab"))
             _probe(folder)
             book = Book(folder, settings, endings)
-            if _lock(job, "LOCK_EX", wait=False):
+            if lock(job, "LOCK_EX", wait=False):
                 book.tidy_up()
-            _lock(job, "LOCK_SH")
+            lock(job, "LOCK_SH")
         except (FileExistsError, NotADirectoryError):
             raise PredictError(f"{io.printable(folder)} is a file; expected a folder") from None
         except OSError as error:
@@ -257,7 +257,7 @@ class _Tail:
                     yield parse(line, _LINE), self._at
 
 
-def _stamp(path: pathlib.Path) -> dict[str, int]:
+def stamp(path: pathlib.Path) -> dict[str, int]:
     """Return what changes when a photograph does."""
     try:
         facts = os.stat(path)
@@ -266,7 +266,7 @@ def _stamp(path: pathlib.Path) -> dict[str, int]:
     return {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
 
 
-def _lock(file: IO[bytes], kind: Literal["LOCK_EX", "LOCK_SH"], *, wait: bool = True) -> bool:
+def lock(file: IO[bytes], kind: Literal["LOCK_EX", "LOCK_SH"], *, wait: bool = True) -> bool:
     """Lock an open file until it is closed; return whether it was free, or there are no locks."""
     try:
         import fcntl

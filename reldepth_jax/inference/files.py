@@ -15,7 +15,7 @@ import numpy as np
 from reldepth_jax import runtime
 from reldepth_jax.data.images import io
 from reldepth_jax.data.reading.listing import describe, listing
-from reldepth_jax.errors import out_of_memory
+from reldepth_jax.errors import UserError, out_of_memory
 from reldepth_jax.inference import bookkeeping
 from reldepth_jax.inference.bookkeeping import MANIFEST, Book, OutputError, Photo, PredictError
 from reldepth_jax.inference.writer import Writer, is_prediction
@@ -23,6 +23,10 @@ from reldepth_jax.inference.writer import Writer, is_prediction
 __all__ = ["MANIFEST", "Counts", "PredictError", "Writer", "predict_files"]
 
 
+FILM_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split()
+)
+"""Extensions, in lower case, by which films are known."""
 _GIVE_BACK = 1 << 22
 """After so many pixels memory is given back: after each large photograph, but not after each small
 one, for which it would only be taken again."""
@@ -52,7 +56,8 @@ def predict_files(
     """Predict photographs and folders of them (recursively, links followed).
 
     A folder contributes the files with an image extension; its sub-folders are kept in the output,
-    hidden files and earlier outputs are left out, and a line on stderr counts what else is. A file
+    hidden files and earlier outputs are left out, and a line on stderr counts what else is, films
+    too (`film.predicting`). A file
     that is named is always tried. Each file that cannot be predicted is one line on stderr; the
     others are predicted. The output of photographs that would share a name keeps their extensions.
     `bookkeeping` says how repeated and simultaneous calls go together: a photograph that an earlier
@@ -109,7 +114,8 @@ def _predict(
         book.choose(photo)
         if photo.path.suffix.lower() == ".png" and is_prediction(photo.path):
             raise io.UnreadableFile(photo.path, "was predicted here: it is no photograph")
-        score = predictor(io.read_image(photo.path, max_pixels))
+        image = io.read_image(photo.path, max_pixels)
+        score = predictor(image)
         if not np.isfinite(score).all():
             raise io.UnreadableFile(photo.path, "the network's score is not finite")
         name = _begin(book, photo, writer)
@@ -120,12 +126,14 @@ def _predict(
     files = [writer.output / (name + ending) for ending in writer.endings]
     new = [file for file in files if not os.path.lexists(file)]
     try:
-        book.finish(photo, writer.write(name, score))
+        book.finish(photo, writer.write(name, score, image))
     except BaseException as error:
         for file in new:
             # A name that is too long to write is also too long to remove.
             with contextlib.suppress(OSError):
                 file.unlink()
+        if isinstance(error, UserError):
+            raise io.UnreadableFile(photo.path, str(error)) from None
         if not isinstance(error, OSError):
             raise
         if error.errno in bookkeeping.FULL:
@@ -194,6 +202,8 @@ def _collect(
             inside = [_Found(start / relative, relative) for relative in listed.paths]
             if listed.left_out:
                 left_out[start] = describe(listed.left_out)
+                if FILM_SUFFIXES & listed.left_out.keys():
+                    left_out[start] += "; a film is predicted if it is named"
         for photo in inside:
             found.setdefault(os.path.abspath(photo.path), photo)
     return list(found.values()), left_out

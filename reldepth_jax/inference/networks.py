@@ -306,6 +306,8 @@ def from_run(
     provenance = {"run": os.fspath(workdir), "step": str(run.step)}
     if run.config.init_from:
         provenance["started_from"] = run.config.init_from
+    if run.inverse_depth:
+        provenance["values"] = "inverse depth"
     preprocessing = Preprocessing.of_training(run.config)
     evaluation = layout.evaluation_folder(pathlib.Path(workdir))
     temperature = fitted_temperature(evaluation / layout.TEMPERATURE, run.step)

@@ -57,14 +57,15 @@ class Predictor:
 
         What the network sees of them must have one size.
         """
-        found = zip(images, self._shown(images), strict=True)
+        found = zip(images, self.at_network_size(images), strict=True)
         return [self.preprocessing.at_image_size(score, image.size) for image, score in found]
 
     def unresized(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "_h _w"]:
         """Return the score of the whole image at the size that the network saw."""
-        return self._shown([self.prepared(image)])[0]
+        return self.at_network_size([self.prepared(image)])[0]
 
-    def _shown(self, images: Sequence[Prepared]) -> list[Float32[np.ndarray, "_h _w"]]:
+    def at_network_size(self, images: Sequence[Prepared]) -> list[Float32[np.ndarray, "_h _w"]]:
+        """Return the scores as `scores` does, at the sizes of what the network saw of each."""
         output = np.asarray(self.network(np.stack([each.image for each in images])), np.float32)
         scores = with_polarity(output, self.output)
         shown = (each.shown for each in images)

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt16
+from jaxtyping import Float32, UInt8, UInt16
 
 import reldepth_jax
 from reldepth_jax.data.images import io, pictures
 from reldepth_jax.data.images.bands import bands
+from reldepth_jax.inference import space_files
+from reldepth_jax.inference.space import Space, surface
 from reldepth_jax.metrics.confidence import PARTNERS, confidence_map
 from reldepth_jax.types import LARGER_IS, Polarity, with_polarity
 
-_SOFTWARE = "reldepth_jax"
+SOFTWARE = "reldepth_jax"
+"""In the text of what is written, by which it is known again."""
 
 
 def is_prediction(path: str | os.PathLike[str]) -> bool:
@@ -27,10 +30,10 @@ def is_prediction(path: str | os.PathLike[str]) -> bool:
             head = file.read(300)
     except OSError:
         return False
-    return head.startswith(b"\x89PNG") and b"tEXtSoftware\0%s " % _SOFTWARE.encode() in head
+    return head.startswith(b"\x89PNG") and b"tEXtSoftware\0%s " % SOFTWARE.encode() in head
 
 
-def _stretched(
+def stretched(
     values: Float32[np.ndarray, "h w"], low: float, high: float
 ) -> UInt16[np.ndarray, "h w"]:
     """Return 0 for `low`, 65535 for `high` and what lies between, rounded."""
@@ -47,13 +50,20 @@ class Writer:
 
     `name.png`: the score as 16-bit PNG, stretched over 0..65535 (a constant score gives 0).
     `name_color.png`: colours by rank, bright is near. On request `name.npy` and `name.pfm`: the
-    score itself, float32. `larger_is` in the PNG text and in the manifest states the sign. With a
-    temperature `name_confidence.png`: `confidence_map`, 0.5 to 1 as gray 0 to 255.
+    score itself, float32; `name.ply` and `name.glb`: its surface in space. `larger_is` in the PNG
+    text and in the manifest states the sign. With a temperature `name_confidence.png`:
+    `confidence_map`, 0.5 to 1 as gray 0 to 255.
     """
 
     output: pathlib.Path
     npy: bool = False
     pfm: bool = False
+    ply: bool = False
+    glb: bool = False
+    cloud: bool = False
+    """Points without triangles in these two."""
+    space: Space | None = None
+    """How points are made, for these two."""
     polarity: Polarity = "depth"
     """Sign of the values written; `disparity`: larger is nearer. The colours stay the same."""
     temperature: float | None = None
@@ -69,11 +79,13 @@ class Writer:
     def settings(self) -> dict[str, Any]:
         """What the entries of all photographs have in common."""
         confidence = {} if self.temperature is None else {"temperature": self.temperature}
+        space = self.space and {"space": {"cloud": self.cloud, **self.space.to_dict()}}
         return {
             "larger_is": LARGER_IS[self.polarity],
             "run": io.printable(self.run),
             "step": self.step,
             **confidence,
+            **(space or {}),
             **self.made_by,
             "version": reldepth_jax.__version__,
         }
@@ -84,30 +96,44 @@ class Writer:
         optional = {
             ".npy": self.npy,
             ".pfm": self.pfm,
+            ".ply": self.ply,
+            ".glb": self.glb,
             "_confidence.png": self.temperature is not None,
         }
         return [".png", "_color.png", *(ending for ending, wanted in optional.items() if wanted)]
 
-    def write(self, name: str, score: Float32[np.ndarray, "h w"]) -> dict[str, Any]:
+    def write(
+        self,
+        name: str,
+        score: Float32[np.ndarray, "h w"],
+        image: UInt8[np.ndarray, "h w 3"] | None = None,
+    ) -> dict[str, Any]:
         """Write the files of one photograph; `score` grows with distance.
 
-        Returns the entry of the manifest.
+        `image` is needed with a `space`. Returns the entry of the manifest. Raises UserError if no
+        surface is left in space.
         """
         values = with_polarity(score, self.polarity)
         low, high = float(values.min()), float(values.max())
         facts = {"score_minimum": low, "score_maximum": high}
-        software = {"Software": f"{_SOFTWARE} {reldepth_jax.__version__}"}
+        software = {"Software": f"{SOFTWARE} {reldepth_jax.__version__}"}
         told = {key: self.settings[key] for key in ("larger_is", "run", "step")}
         notes = software | {key: str(value) for key, value in (told | facts).items()}
         base = self.output / name
         base.parent.mkdir(parents=True, exist_ok=True)
-        io.write_png(f"{base}.png", _stretched(values, low, high), notes)
+        io.write_png(f"{base}.png", stretched(values, low, high), notes)
         colors = software | {"colors": "by rank; bright is near, dark is far"}
         io.write_png(f"{base}_color.png", pictures.colorize(score), colors)
         if self.npy:
             io.write_npy(f"{base}.npy", values)
         if self.pfm:
             io.write_pfm(f"{base}.pfm", values)
+        if self.space is not None and image is not None:
+            found, assumed = surface(score, image, self.space), self.space.assumed
+            if self.ply:
+                space_files.write_ply(f"{base}.ply", found, assumed, cloud=self.cloud)
+            if self.glb:
+                space_files.write_glb(f"{base}.glb", found, image, assumed, cloud=self.cloud)
         if self.temperature is not None:
             gray = np.round(510 * (confidence_map(score, self.temperature) - 0.5)).astype(np.uint8)
             meaning = {

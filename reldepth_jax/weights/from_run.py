@@ -10,10 +10,12 @@ from flax import nnx
 
 from reldepth_jax.config import Config
 from reldepth_jax.errors import printable
+from reldepth_jax.registry import LOSSES
 from reldepth_jax.run_dir import layout
 from reldepth_jax.run_dir.checkpoints import Checkpoints
 from reldepth_jax.run_dir.saved_config import RunError, load_config, read_config
 from reldepth_jax.training.state import new_state
+from reldepth_jax.training.targets import compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Run:
     step: int
     params: nnx.State
     stats: nnx.State
+
+    @property
+    def inverse_depth(self) -> bool:
+        """Whether its scores are minus inverse depth up to scale and shift, as its loss has it."""
+        loss = LOSSES.create(self.config.loss.name, **self.config.loss.options)
+        return set(compared(loss)) == {"inverse depth"}
 
 
 def load_run(workdir: str | os.PathLike[str], step: int | Literal["best"] | None = None) -> Run:

@@ -94,6 +94,14 @@ def colorize(
     return picture
 
 
+def colors_at(position: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the colours of positions from 0, near, to 1, far; beyond them those of the ends."""
+    picture = np.empty((*position.shape, 3), np.uint8)
+    for rows in bands(*position.shape):
+        picture[rows] = colors()[(_LEVELS * position[rows]).clip(0, _LEVELS - 1).astype(np.uint8)]
+    return picture
+
+
 def thumbnail(array: Shaped[np.ndarray, "h w *_c"], side: int = 384) -> Shaped[np.ndarray, "..."]:
     """Take every k-th row and column of a picture or map, so that no side exceeds `side`."""
     # Not averaged: depths across an edge, or of invalid pixels, must not mix.

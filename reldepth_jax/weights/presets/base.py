@@ -45,6 +45,8 @@ class Preset:
     files: tuple[PublicFile, ...] = ()
     """The public weights, which users get by name. The names of the files tell presets with one
     layout apart."""
+    ordinal: bool = False
+    """Whether it was trained to order points, so that the spacing of its values means nothing."""
     source: str
     """Whose they are, and where there are others; or why there are none."""
     licence: str

@@ -12,11 +12,15 @@ _SOURCE = "none public; train it: configs/redweb.py"
 def redweb() -> Preset:
     """Figure 4: one transitional convolution for each encoder tap."""
     model = ModelConfig(encoder=Choice("resnet50"))
-    return Preset(name="redweb", model=model, source=_SOURCE, licence="-", paper=_PAPER)
+    return Preset(
+        name="redweb", model=model, ordinal=True, source=_SOURCE, licence="-", paper=_PAPER
+    )
 
 
 @PRESETS.register("redweb_b")
 def redweb_b() -> Preset:
     """The sentence: one before each residual convolution block."""
     model = ModelConfig(encoder=Choice("resnet50"), transition="every_block")
-    return Preset(name="redweb_b", model=model, source=_SOURCE, licence="-", paper=_PAPER)
+    return Preset(
+        name="redweb_b", model=model, ordinal=True, source=_SOURCE, licence="-", paper=_PAPER
+    )

@@ -21,6 +21,7 @@ def reldepth_small() -> Preset:
         files=(
             PublicFile(name="reldepth_small", packaged=True, file="reldepth_small.safetensors"),
         ),
+        ordinal=True,
         source="trained for this package",
         licence="research use only: NYUv2 and others that it learnt from are for research",
         paper="Xian et al., CVPR 2018, for loss and decoder",

@@ -64,6 +64,7 @@ def sgrl() -> Preset:
                 file="sgrl.pth.tar",
             ),
         ),
+        ordinal=True,
         source="github.com/KexianHust/Structure-Guided-Ranking-Loss",
         licence="research only, non-commercial",
         paper="Xian et al., CVPR 2020",

@@ -1,0 +1,1 @@
+"""Films: maps that do not flicker, in a film of colours beside the original."""
