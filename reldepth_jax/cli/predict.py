@@ -127,6 +127,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, predict, return the exit code."""
     options, _ = command.parse(parser(), argv)
+    # Without JAX, but not light enough for --help.
+    from reldepth_jax.data.images import io
+
     if options.image_size and options.image_size < 32:
         raise ConfigError(f"--image-size must be at least 32, got {options.image_size}")
     if not 0 <= options.max_pixels < 1e6:
@@ -138,6 +141,19 @@ def main(argv: list[str] | None = None) -> int:
         if not 0 < options.temperature < math.inf:
             raise ConfigError(f"--temperature must be above 0, got {options.temperature}")
 
+    films = [
+        path
+        for path in options.inputs
+        if os.path.splitext(path)[1].lower() in io.FILM_SUFFIXES and not os.path.isdir(path)
+    ]
+    for name in ("alone", "frames", "no_smooth"):
+        if getattr(options, name) and not films:
+            raise ConfigError(f"--{name.replace('_', '-')} belongs to films; none is named")
+    for name in ("npy", "pfm", "ply", "glb", "confidence", "nearer"):
+        if getattr(options, name) and films:
+            raise ConfigError(
+                f"--{name} belongs to photographs, {films[0]} is a film (--frames writes its maps)"
+            )
     in_space = options.ply or options.glb
     for name in ("cloud", "fov", "affine"):
         if getattr(options, name) and not in_space:
@@ -145,7 +161,6 @@ def main(argv: list[str] | None = None) -> int:
 
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
-    from reldepth_jax.data.images import io
     from reldepth_jax.inference import files
     from reldepth_jax.run_dir.temperature import load_temperature
 
@@ -184,7 +199,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     if space is not None:
         print(f"in space: {space.assumed}")
-    films = [path for path in options.inputs if _is_film(path, files.FILM_SUFFIXES)]
     photographs = [path for path in options.inputs if path not in films]
     failed = 0
     if photographs:
@@ -197,10 +211,6 @@ def main(argv: list[str] | None = None) -> int:
     if films:
         failed += _predict_films(films, predictor, options, model, writer, max_pixels)
     return 1 if failed else 0
-
-
-def _is_film(path: str, suffixes: frozenset[str]) -> bool:
-    return os.path.splitext(path)[1].lower() in suffixes and not os.path.isdir(path)
 
 
 def _predict_films(

@@ -23,10 +23,6 @@ from reldepth_jax.inference.writer import Writer, is_prediction
 __all__ = ["MANIFEST", "Counts", "PredictError", "Writer", "predict_files"]
 
 
-FILM_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split()
-)
-"""Extensions, in lower case, by which films are known."""
 _GIVE_BACK = 1 << 22
 """After so many pixels memory is given back: after each large photograph, but not after each small
 one, for which it would only be taken again."""
@@ -202,7 +198,7 @@ def _collect(
             inside = [_Found(start / relative, relative) for relative in listed.paths]
             if listed.left_out:
                 left_out[start] = describe(listed.left_out)
-                if FILM_SUFFIXES & listed.left_out.keys():
+                if io.FILM_SUFFIXES & listed.left_out.keys():
                     left_out[start] += "; a film is predicted if it is named"
         for photo in inside:
             found.setdefault(os.path.abspath(photo.path), photo)

@@ -359,5 +359,9 @@ def test_the_command_takes_films_and_says_what_it_leaves_in_folders(
     assert "out/b_depth.mp4: 3 frames, 0 cuts, " in out
     assert "1 .mp4; a film is predicted if it is named" in err
     assert "nowhere.mp4: no such file" in err
+    _, err = run("predict", "holiday/b.mp4", "--npy", code=2)
+    assert "--npy belongs to photographs, holiday/b.mp4 is a film" in err
+    _, err = run("predict", "holiday", "--no-smooth", code=2)
+    assert "--no-smooth belongs to films" in err
     out, _ = run("predict", "holiday/b.mp4")
     assert out == "out/b_depth.mp4 is there already\n"

@@ -153,3 +153,33 @@ def test_what_a_dissolve_mixes_is_no_cut_and_another_size_no_error():
         assert not steadied(rgb((1 - t) * a + t * b), a).cut
     other = steadied(rgb(textured(0, 32, 64)), textured(1, 32, 64))
     assert other.values.shape == (32, 64)
+
+
+def test_what_comes_into_view_is_not_mixed_with_anything():
+    rng = np.random.default_rng(6)
+    steadied, greys = Steady(metric=True), panned((0, 3), 4)
+    scores = [rng.uniform(1, 2, (H, W)).astype(np.float32) for _ in greys]
+    found = [steadied(rgb(g), score).values for g, score in zip(greys, scores, strict=True)]
+    np.testing.assert_array_equal(found[-1][:, :2], scores[-1][:, :2])
+    assert (found[-1][:, 4:] != scores[-1][:, 4:]).mean() > 0.5
+
+
+def test_a_map_that_changes_much_under_the_same_picture_is_followed_at_once():
+    rng = np.random.default_rng(7)
+    picture, depth, steadied = rgb(textured(0)), textured(1) / 20, Steady(metric=True)
+    scores = [(depth + rng.normal(0, 0.05, (H, W))).astype(np.float32) for _ in range(6)]
+    changed = np.s_[10:20, 10:30]
+    scores[-1][changed] += 3
+    found = [steadied(picture, score).values for score in scores]
+    np.testing.assert_array_equal(found[-1][changed], scores[-1][changed])
+
+
+def test_where_the_picture_changes_the_map_is_its_own():
+    rng = np.random.default_rng(8)
+    pictures, steadied = [textured(0) for _ in range(6)], Steady(metric=True)
+    scores = [rng.uniform(1, 2, (H, W)).astype(np.float32) for _ in pictures]
+    pictures[-1][10:30, 20:40] = 255
+    found = [steadied(rgb(p), score).values for p, score in zip(pictures, scores, strict=True)]
+    inside, beside = np.s_[12:28, 22:38], np.s_[12:28, 44:60]
+    assert np.abs(found[-1] - scores[-1])[inside].max() < 0.01
+    assert np.abs(found[-1] - scores[-1])[beside].max() > 0.3

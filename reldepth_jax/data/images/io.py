@@ -32,6 +32,10 @@ IMAGE_SUFFIXES = (
     | (HEIC_SUFFIXES if decoding.READS_HEIC else frozenset())
 )
 """Extensions, in lower case, by which photographs are found in folders."""
+FILM_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split()
+)
+"""Extensions, in lower case, by which films are known."""
 MAP_SUFFIXES = frozenset(".png .tif .tiff .pgm .pfm .npy .npz .exr".split())
 """The same for maps. OpenEXR is found so that it can be refused in words."""
 _MAP_FORMATS = ("PNG", "TIFF")
