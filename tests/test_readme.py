@@ -10,16 +10,20 @@ from reldepth_jax.cli.main import main
 from reldepth_jax.config import load, override, validate
 from reldepth_jax.data.pipeline import make_source, train_sources
 from reldepth_jax.data.prepared import writing
-from tests.fixtures import diw, redweb
+from tests.fixtures import diw, hr_wsi, nyu_depth_v2, nyu_pairs, redweb
 
 README = pathlib.Path("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 PAGES = {"README.md": README} | {
     str(path): path.read_text(encoding="utf-8")
-    for path in sorted(pathlib.Path("docs").glob("*.md"))
+    for path in sorted(pathlib.Path("docs").rglob("*.md"))
 }
+OF_THE_SITE = {"docs/index.md", "docs/api.md", "docs/quick_start.md"}
 WORDS = 1200
 """README has at most so many, counted as `wc -w` counts."""
+
+
+DATA_SETS = ("redweb", "diw", "hr_wsi", "nyu_pairs", "nyu_depth_v2")
 
 
 def joined(text: str) -> list[str]:
@@ -44,7 +48,9 @@ def test_every_named_file_exists(page: str):
 
 
 def test_readme_links_every_page():
-    assert not [page for page in PAGES if page != "README.md" and page not in README]
+    # Those below, and the first page of the site, are reached from these.
+    pages = {f"docs/{path.name}" for path in pathlib.Path("docs").glob("*.md")}
+    assert not [page for page in pages - OF_THE_SITE if page not in README]
 
 
 def test_every_configuration_is_listed():
@@ -60,6 +66,8 @@ def test_overrides_in_the_text_apply():
     for line in (line for text in pages for line in joined(text)):
         assignments = dict(re.findall(r"--config\.([\w.]+)=([\w./-]+)", line))
         named = re.search(r"--config ([\w./]+(?::\w+)?)", line)
+        if checked := re.search(r"check-data (\w+)", line):
+            assignments = {"data.source.name": checked[1], **assignments}
         if assignments:
             validate(override(load(named[1] if named else "ranking"), assignments))
             applied += len(assignments)
@@ -85,16 +93,20 @@ def test_commands_of_the_text_are_known(page: str, capsys: pytest.CaptureFixture
 def test_training_commands_find_their_data_in_the_published_layouts(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Every training command of docs/data.md up to the first sample, with small data sets."""
+    """Every training command of these pages up to the first sample, with small data sets."""
     redweb.write(tmp_path / "data", 20)
     diw.write(tmp_path / "data/DIW")
+    hr_wsi.write(tmp_path / "data/HR-WSI")
+    nyu_pairs.write(tmp_path / "data/NYU")
+    nyu_depth_v2.write(tmp_path / "data/NYU")
     writing.prepare(
         "redweb", str(tmp_path / "data/ReDWeb_V1"), str(tmp_path / "shards"), partial=True,
         say=lambda line: None,
     )  # fmt: skip
-    page = PAGES["docs/data.md"]
-    commands = re.findall(r"^reldepth train --config (\S+)(.*)$", page, re.MULTILINE)
-    assert len(commands) >= 6
+    names = ("data", *(f"data/{name}" for name in DATA_SETS))
+    text = "\n".join(line for name in names for line in joined(PAGES[f"docs/{name}.md"]))
+    commands = re.findall(r"^reldepth train --config (\S+)(.*)$", text, re.MULTILINE)
+    assert len(commands) >= 9
     root = pathlib.Path.cwd()
     workdirs = set()
     for file, rest in commands:
