@@ -1,5 +1,6 @@
 """How Sphinx makes the site of these pages: `sphinx-build -W docs build/docs` (extra `docs`)."""
 
+import pathlib
 import re
 from typing import Any
 
@@ -28,6 +29,7 @@ autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "show-inheritance": True}
 
 _LITERAL = re.compile(r"(``?[^`]+``?)")
+_SPECIAL = re.compile(r"[|*\\]|(?<=\w)_(?=\W|$)")
 _SECTION = re.compile(r"(Args|Arguments|Attributes|Raises|Returns|Yields):$")
 
 
@@ -43,7 +45,7 @@ def _plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
         if line and not section and shown and shown[-1] and indent != before:
             shown.append("")
         parts = _LITERAL.split(line)
-        parts[::2] = [re.sub(r"([|*\\])|(?<=\w)(_)(?=\W|$)", r"\\\1\2", part) for part in parts[::2]]
+        parts[::2] = [_SPECIAL.sub(r"\\\g<0>", part) for part in parts[::2]]
         shown.append("".join(parts))
         before = indent if line else before
     lines[:] = shown
@@ -55,14 +57,24 @@ def _readable(
     """Let annotations of arrays read as they are written: `Float[Array, "b h w"]`."""
 
     def short(text: str) -> str:
-        text = re.sub(r"\b(jaxlib\._jax|jax|jaxtyping|collections\.abc|typing)\.(?=[A-Z])", "", text)
+        text = re.sub(r"\b(jaxlib\._jax|jax|collections\.abc|typing)\.(?=[A-Z])", "", text)
         return text.replace("numpy.ndarray", "np.ndarray")
 
     # Modules and data have none.
     return None if signature is None else (short(signature), short(returns or ""))
 
 
+def _rest(app: Any, name: str, source: list[str]) -> None:
+    """Let the first page list every page of its folder that it does not name: `REST`."""
+    if name == "index":
+        folder = pathlib.Path(app.srcdir)
+        named = set(re.findall(r"^[\w/]+$", source[0], re.MULTILINE))
+        rest = {path.stem for path in folder.glob("*.md")} - named - {"index"}
+        source[0] = source[0].replace("REST", "\n".join(sorted(rest)))
+
+
 def setup(app: Any) -> None:
-    """Connect what this file does to docstrings; napoleon comes after."""
+    """Connect what this file does to pages and docstrings; napoleon comes after."""
+    app.connect("source-read", _rest)
     app.connect("autodoc-process-docstring", _plain, priority=400)
     app.connect("autodoc-process-signature", _readable)

@@ -18,7 +18,7 @@ PAGES = {"README.md": README} | {
     str(path): path.read_text(encoding="utf-8")
     for path in sorted(pathlib.Path("docs").rglob("*.md"))
 }
-OF_THE_SITE = {"docs/index.md", "docs/api.md", "docs/quick_start.md"}
+OF_THE_SITE = {"docs/index.md", "docs/api.md", "docs/quick_start.md", "docs/networks.md"}
 WORDS = 1200
 """README has at most so many, counted as `wc -w` counts."""
 
