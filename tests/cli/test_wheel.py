@@ -61,6 +61,8 @@ def test_the_wheel_holds_the_package_and_the_configurations(wheel: pathlib.Path)
     configs = {f"reldepth_jax/{path.as_posix()}" for path in pathlib.Path("configs").glob("*.py")}
     info = {name for name in names if ".dist-info/" in name}
     assert names - info == package | configs | {"reldepth_jax/py.typed"}
+    for name in ("LICENSE", "NOTICE"):
+        assert any(each.endswith(f".dist-info/licenses/{name}") for each in info)
 
 
 def test_it_trains_and_predicts(programs: pathlib.Path, tmp_path: pathlib.Path):
