@@ -107,6 +107,10 @@ class Progress(Protocol):
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
     """Show a bar with rate and time left on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        # It would leave empty lines between the messages, and rich takes a tenth of a second.
+        yield lambda done, total, what=None: None
+        return
     # Imported late: a mistake is reported before.
     from rich import console, progress
 
@@ -123,7 +127,6 @@ def progress_bar(what: str) -> Iterator[Progress]:
         progress.TimeRemainingColumn(),
         console=screen,
         transient=True,
-        # Elsewhere it would leave empty lines between the messages.
         disable=not screen.is_terminal,
     )
     with bar:

@@ -23,9 +23,8 @@ from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference.order import Order, Point, order
 from reldepth_jax.inference.predictor import Predictor
-from reldepth_jax.models.abstract import abstract_network
 from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
-from reldepth_jax.models.network import RelDepthNet, as_float, build, graph_definition
+from reldepth_jax.models.network import RelDepthNet, as_float, graph_definition
 from reldepth_jax.public_files import SHIPPED
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.run_dir import layout
@@ -213,7 +212,9 @@ class Model:
 
 
 def _network(config: ModelConfig) -> RelDepthNet:
-    return abstract_network(lambda rngs: build(config, rngs=rngs))
+    network = arrays.abstract(config, "network")
+    assert isinstance(network, RelDepthNet)
+    return network
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from reldepth_jax import runtime
+from reldepth_jax.models.abstract import starting
 from reldepth_jax.models.cpu.batch_norm import batch_norm
 from reldepth_jax.models.cpu.convolution import Conv
 
@@ -51,7 +52,9 @@ def conv(
         feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
-        kernel_init=init or jax.nn.initializers.variance_scaling(2.0 * groups, "fan_out", "normal"),
+        kernel_init=starting(
+            init or jax.nn.initializers.variance_scaling(2.0 * groups, "fan_out", "normal")
+        ),
         rngs=rngs,
     )
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from reldepth_jax.models.abstract import starting
 from reldepth_jax.models.layers import call, conv
 from reldepth_jax.types import DropPath, MapSize, Tokens
 
@@ -48,7 +49,9 @@ class LayerNorm(nnx.LayerNorm):
 
 def linear(channels_in: int, channels_out: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """Return a linear layer with bias."""
-    return nnx.Linear(channels_in, channels_out, dtype=dtype, kernel_init=_init, rngs=rngs)
+    return nnx.Linear(
+        channels_in, channels_out, dtype=dtype, kernel_init=starting(_init), rngs=rngs
+    )
 
 
 class Attention(nnx.Module):

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -77,11 +77,17 @@ def to_states(
     """Return parameters and statistics; `arrays` must hold all of them in the right shapes."""
     states = []
     for kind in (nnx.Param, nnx.BatchStat):
-        filled = []
-        for path, variable in nnx.to_flat_state(nnx.state(abstract(config, part), kind)):
-            value = arrays[_name(path)]
-            value = value.transpose(_FROM_TORCH.get(value.ndim, range(value.ndim)))
-            filled.append((path, variable.replace(jnp.array(value, jnp.float32))))
+        flat = list(nnx.to_flat_state(nnx.state(abstract(config, part), kind)))
+        values = []
+        for path, _ in flat:
+            value = np.asarray(arrays[_name(path)])
+            axes = _FROM_TORCH.get(value.ndim, range(value.ndim))
+            values.append(value.transpose(axes).astype(np.float32, order="C"))
+        # All at once: JAX would compile a conversion for each shape.
+        filled = [
+            (path, variable.replace(value))
+            for (path, variable), value in zip(flat, jax.device_put(values), strict=True)
+        ]
         states.append(nnx.from_flat_state(filled))
     return states[0], states[1]
 
