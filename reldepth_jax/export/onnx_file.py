@@ -44,7 +44,10 @@ def runner(data: bytes) -> Any:
     """Return the function of a file in onnxruntime on CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # Else its threads keep the cores busy after each call.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {INPUT: image})[0]
 
 
