@@ -29,8 +29,10 @@ _AS_NOISE = 3.0
 """Differences of the picture, over their median, at which trust has fallen to 1/e."""
 _LEAST = 1.0
 """Added to that, in grey values of 0 to 255: rounding."""
-_OUTLIER = 5.0
-"""Times the median change of a map: more is no flicker."""
+_AS_FLICKER = 7.0
+"""Changes of the map, over their median, at which trust has fallen to 1/e: more is no flicker."""
+_TINY = 1e-6
+"""In place of a median of 0."""
 _DARK = 8.0
 """Added to grey values before exposures are compared: black has no ratio."""
 _OVERLAP = 0.25
@@ -125,8 +127,10 @@ def _mixed(
     seen: _Seen, values: Float32[np.ndarray, "h w"], grey: Float32[np.ndarray, "h w"]
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
     trust = MEMORY * np.exp(-((seen.difference / (_AS_NOISE * seen.typical + _LEAST)) ** 2))
+    trust[~seen.inside] = 0
     change = np.abs(seen.values - values)
-    trust[~seen.inside | (change > _OUTLIER * np.median(change[seen.inside]))] = 0
+    # Soft, since neighbours of which one is trusted and one is not would look like salt.
+    trust *= np.exp(-((change / (_AS_FLICKER * np.median(change[seen.inside]) + _TINY)) ** 4))
     # The picture is mixed as the map is: what has slowly moved away is noticed.
     return values + trust * (seen.values - values), grey + trust * (seen.grey - grey)
 
