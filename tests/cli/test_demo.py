@@ -1,5 +1,6 @@
 """`reldepth demo`: the folder that it writes, the server, and mistakes. The page: tests/demo."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.client
@@ -20,6 +21,7 @@ from reldepth_jax.config import ConfigError
 from reldepth_jax.demo import build, folder, graphs
 from reldepth_jax.demo.server import server
 from reldepth_jax.errors import UserError
+from reldepth_jax.export import onnx_file
 
 
 def run(*words: object) -> int:
@@ -57,6 +59,18 @@ def test_the_network_of_the_package_needs_no_exporter():
     (graph,) = graphs.FOLDER.iterdir()
     # Of another network the graph would name wrong places: build.py makes it again.
     assert graphs.path_of(model) == graph
+
+
+def test_another_network_is_exported_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    # Not the digest of any graph; the exporter itself is tested in tests/export.
+    shipped = reldepth_jax.load_model()
+    monkeypatch.setattr(type(shipped), "digest", "0" * 16)
+    monkeypatch.setattr(onnx_file, "export", lambda model, name: (f"ONNX of {name}".encode(), 0.0))
+    folder.write(tmp_path, dataclasses.replace(shipped, temperature=None), "mine")
+    assert (tmp_path / folder.NETWORK).read_bytes() == b"ONNX of mine"
+    assert not (tmp_path / graphs.ARRAYS).exists()
+    facts = json.loads((tmp_path / folder.FACTS).read_text())
+    assert (facts["arrays"], facts["temperature"]) == (None, None)
 
 
 def test_the_runtime_is_the_pinned_one():

@@ -11,6 +11,7 @@ import io
 import json
 import pathlib
 import shutil
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import reldepth_jax
 from reldepth_jax import Model
@@ -151,6 +152,24 @@ def test_maps_are_enlarged_as_in_python(modules, kernel, size):
     )
     for got in (unpacked(band), unpacked(points)):
         assert np.abs(got.reshape(size) - expected).max() <= (0 if kernel == "triangle" else 3e-7)
+
+
+def test_colours_are_those_of_python_where_values_are_equal(modules: chromium.Page):
+    values = np.random.default_rng(5).integers(0, 9, (30, 40)).astype(np.float32)
+    got = run(
+        modules,
+        f"""
+        const {{ colourEdges, paint }} = await import('./picture.js');
+        const map = new Float32Array({packed(values)}.buffer);
+        const enlarged = new Enlarged(map, [30, 40], [30, 40], 'triangle');
+        const pixels = new Uint8Array(3 * map.length);
+        const colours = {json.dumps(pictures.colors().ravel().tolist())};
+        paint(map, colourEdges(enlarged), colours, pixels, 3);
+        return text(pixels);
+        """,
+    )
+    colours = np.frombuffer(base64.b64decode(got), np.uint8).reshape(30, 40, 3)
+    np.testing.assert_array_equal(colours, pictures.colorize(values))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +318,7 @@ def test_the_map_is_that_of_python(demo: Demo, model: Model, tmp_path: pathlib.P
 
 
 @pytest.mark.parametrize(
-    "kind", ["turned JPEG", "transparent PNG", "grey WebP", "tiny", "palette GIF"]
+    "kind", ["turned JPEG", "transparent PNG", "odd profile", "grey WebP", "tiny", "palette GIF"]
 )
 def test_other_photographs_are_read_as_in_python(demo, model, tmp_path, kind):
     path = tmp_path / "photo"
@@ -312,6 +331,10 @@ def test_other_photographs_are_read_as_in_python(demo, model, tmp_path, kind):
     elif kind == "transparent PNG":
         Image.fromarray(photograph(150, 141, 4)).save(path, "PNG")
         bound = 0.2  # a canvas keeps colours multiplied by their alpha, in 8 bits
+    elif kind == "odd profile":
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        swapped = profile.replace(b"rXYZ", b"----", 1).replace(b"bXYZ", b"rXYZ", 1)
+        image.save(path, "PNG", icc_profile=swapped.replace(b"----", b"bXYZ", 1))
     elif kind == "grey WebP":
         image.convert("L").save(path, "WEBP", lossless=True)
     elif kind == "tiny":
@@ -487,6 +510,8 @@ def test_it_fits_a_phone(demo: Demo):
     demo.resize(360, 740, phone=True)
     demo.show(folder.PAGE / "example.jpg")
     assert demo.evaluate("document.documentElement.scrollWidth") <= 360
+    shown = "document.querySelector('#photograph').getBoundingClientRect()"
+    assert demo.evaluate(f"{shown}.right") <= 360
     small = demo.evaluate(
         "[...document.querySelectorAll('button')].filter(b => b.offsetParent)"
         ".map(b => b.getBoundingClientRect().height).filter(h => h < 44)"
@@ -593,9 +618,12 @@ def test_memory_does_not_grow(other: Demo, tmp_path: pathlib.Path):
 
 
 def test_the_browser_forbids_other_servers(demo: Demo):
-    address = served(folder.PAGE)
-    with pytest.raises(RuntimeError, match="Failed to fetch"):
-        demo.evaluate(f"fetch('{address}page.css')")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0.5)
+        with pytest.raises(RuntimeError, match="Failed to fetch"):
+            demo.evaluate(f"fetch('http://127.0.0.1:{other.getsockname()[1]}/')")
+        with pytest.raises(TimeoutError):
+            other.accept()
     assert demo.evaluate("fetch('page.css').then(a => a.status)") == 200
 
 
