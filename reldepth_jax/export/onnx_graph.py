@@ -155,11 +155,14 @@ class Graph:
         values = [self._computed(part) for part in parts]
         if all(isinstance(value, int) for value in values):
             return _INTEGERS[kind](*values)
-        self.sizes[text] = self.add(kind, *map(self._named, values))
+        left, right = map(self._named, values)
+        if kind == "Div":
+            # ONNX rounds towards 0; JAX writes ceilings as floors of negative numbers.
+            left = self.add("Sub", left, self.add("Mod", left, right))
+        self.sizes[text] = self.add(kind, left, right)
         return self.sizes[text]
 
 
-# Sizes are never negative: divisions may round as they like.
 _OPERATIONS = {
     "Add": "Add", "Sub": "Sub", "Mult": "Mul", "Pow": "Pow",
     "floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min",
