@@ -20,9 +20,9 @@ from PIL import Image
 
 from reldepth_jax.config import Choice
 from reldepth_jax.config.loading import override_choice
-from reldepth_jax.data.data_set import DataSetSource
+from reldepth_jax.data.data_set import DataSetSource, declared
 from reldepth_jax.evaluation.protocols.base import Protocol
-from reldepth_jax.evaluation.protocols.report import Estimate
+from reldepth_jax.evaluation.protocols.report import Estimate, Row
 from reldepth_jax.registry import PRESETS, PROTOCOLS, SOURCES
 from reldepth_jax.weights import catalogue, presets
 from tests.data.sources.test_contract import writer
@@ -51,7 +51,7 @@ def options(source: Any) -> Iterator[tuple[str, str]]:
     assert isinstance(node, ast.ClassDef)
     for field, below in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign) and field.value is not None:
-            text = below.value.value if isinstance(below, ast.Expr) else ""
+            text = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
             assert isinstance(field.target, ast.Name)
             yield field.target.id, " ".join(inspect.cleandoc(text).split())
 
@@ -115,22 +115,23 @@ def declared_data(name: str) -> str:
     if rows:
         parts.append(table(("option", "default", "what"), *rows))
     for key, protocol in protocols(name).items():
+        measures = _published(protocol)
         published = [
-            (
-                row.name,
-                *(Estimate(row.values[m]).show(m) if m in row.values else "" for m in measures),
-            )
-            for measures in [_published(protocol)]
-            for row in protocol.published
+            (row.name, *(_shown(row, each) for each in measures)) for row in protocol.published
         ]
         parts += [
             f"### Published numbers of `--dataset {key}`",
             f"{protocol.title}"
             + (f", {protocol.images:,} images" if protocol.images else "")
             + f". From: {protocol.citation}.",
-            table(("method", *_published(protocol)), *published),
+            table(("method", *measures), *published),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _shown(row: Row, measure: str) -> str:
+    value: Any = row.values.get(measure)
+    return "" if value is None else Estimate(value).show(measure)
 
 
 def _published(protocol: Protocol) -> list[str]:
@@ -222,10 +223,7 @@ def test_the_folder_of_a_command_is_read_as_it_stands_there(
         {f"source.{k.removeprefix('data.source.')}": v.strip("'") for k, v in assignments.items()},
         "source",
     )
-    parts = (
-        SOURCES.get(name).data_set.parts if hasattr(SOURCES.get(name), "data_set") else ("test",)
-    )
-    for part in parts:
+    for part in declared(name).data_set.parts:
         source = SOURCES.create(name, split=part, size=(0, 0), root=str(folder), **choice.options)
         assert source[0]["image"].shape[2] == 3
 
@@ -288,10 +286,6 @@ def test_the_list_of_kitti_is_made_by_the_commands_of_its_page(tmp_path: pathlib
 
 
 def test_every_protocol_has_its_command():
-    named = {
-        re.search(r"--dataset (\w+)", rest)[1]
-        for *_, rest in commands("evaluate")
-        if "--dataset" in rest
-    }  # pyright: ignore[reportOptionalSubscript]: it is there
+    named = set(re.findall(r"--dataset (\w+)", " ".join(rest for *_, rest in commands("evaluate"))))
     built_in = {n for n, e in PROTOCOLS.entries.items() if e.module.startswith("reldepth_jax.")}
     assert named == built_in
