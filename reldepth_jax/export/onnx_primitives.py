@@ -484,6 +484,19 @@ def _relu6(graph: Graph, equation: Any, x: Value) -> Tensor:
     return Tensor(graph.add("Clip", graph.laid(x, order), *bounds), order)
 
 
+@_function("dot_product_attention")
+def _attention(graph: Graph, equation: Any, queries: Value, keys: Value, values: Value) -> Tensor:
+    """Return attention of (b, n, heads, c) with a softmax of one operator, without masks."""
+    width = as_int(_input_shape(equation)[3])
+    assert width is not None
+    scale = graph.constant(np.array(width**-0.5, np.float32))
+    # The smaller operand is scaled.
+    scaled = graph.add("Mul", graph.laid(queries, (0, 2, 1, 3)), scale)
+    products = graph.add("MatMul", scaled, graph.laid(keys, (0, 2, 3, 1)))
+    shares = graph.add("Softmax", products, axis=-1)
+    return Tensor(graph.add("MatMul", shares, graph.laid(values, (0, 2, 1, 3))), (0, 2, 1, 3))
+
+
 @_function("resize_corners", "resize_edges")
 def _resize(graph: Graph, equation: Any, x: Value) -> Tensor:
     """Return `ops.resize.resize` as one operator."""

@@ -20,6 +20,9 @@ from reldepth_jax.types import DropPath, MapSize, Tokens
 
 _init = jax.nn.initializers.truncated_normal(0.02)
 
+_attend = jax.jit(jax.nn.dot_product_attention)
+"""A function with a name, which `reldepth_jax.export` translates as a whole."""
+
 Positions = Callable[[Float[Array, "1 h w c"], MapSize], Float[Array, "1 _h _w c"]]
 """From the table of positions to that of another grid."""
 
@@ -61,7 +64,7 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
-        self.attend: Callable[..., Array] = jax.nn.dot_product_attention
+        self.attend: Callable[..., Array] = _attend
         """Scales by the root of a head's width; softmax in float32."""
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
