@@ -1,8 +1,9 @@
 """Files of JSON objects, one a line, to which processes append that may be killed at any moment."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reldepth_jax.checked_json import JsonError, Schema, parse
@@ -24,19 +25,17 @@ def append(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str], schema: Schema) -> list[dict[str, Any]]:
-    """Return the objects of a file that are as in `schema`, none if there is no file.
+    """Return the objects that `each` yields, with its errors."""
+    return list(each(path, schema))
+
+
+def each(path: str | os.PathLike[str], schema: Schema) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file that are as in `schema`, none if there is no file.
 
     Lines that a kill cut short, or that something else wrote, are left out. Raises OSError if the
     file cannot be read.
     """
-    found = []
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                try:
-                    found.append(parse(line, schema))
-                except JsonError:
-                    pass
-    except FileNotFoundError:
-        pass
-    return found
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            with contextlib.suppress(JsonError):
+                yield parse(line, schema)

@@ -14,6 +14,9 @@ NAME_confidence.png: how sure the order of each pixel and the rest of the photog
 same command continues. Exit code 1 if a file could not be predicted, 2 if nothing was predicted, 6
 if the output folder is full or cannot be written to.
 
+reldepth predict --list photos.txt --shard 3/8   the fourth of eight jobs; docs/scale_out.md
+reldepth predict photos/ --ray 16                by 16 workers of a Ray cluster, or of this machine
+
 reldepth predict film.mp4              NAME_depth.mp4: film and maps side by side
 reldepth predict photo.jpg --nearer 120,80,300,200   which of two points is nearer; no files
 """
@@ -28,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from reldepth_jax.cli import command, which_network
 from reldepth_jax.config import ConfigError
+from reldepth_jax.errors import require
 from reldepth_jax.run_dir import layout
 
 if TYPE_CHECKING:
@@ -41,7 +45,29 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("predict", __doc__)
-    options.add_argument("inputs", nargs="+", help="image files and folders")
+    options.add_argument("inputs", nargs="*", help="image files and folders")
+    options.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="text file with the path of a photograph a line, relative to the folder of FILE; - is"
+        " standard input, relative to the working directory",
+    )
+    options.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="take every N-th photograph and film, from number I (0 to N - 1), in one of N jobs",
+    )
+    options.add_argument(
+        "--ray",
+        type=int,
+        default=0,
+        metavar="WORKERS",
+        help="predict photographs by so many workers of the Ray cluster of RAY_ADDRESS or, without"
+        " one, of this machine (extra `ray`)",
+    )
     which_network.add(options)
     options.add_argument("--output", type=pathlib.Path, default="out", help="default: out/")
     options.add_argument("--npy", action="store_true", help="also write float32 NPY")
@@ -134,6 +160,14 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--image-size must be at least 32, got {options.image_size}")
     if not 0 <= options.max_pixels < 1e6:
         raise ConfigError(f"--max-pixels must be above 0, got {options.max_pixels}")
+    if not options.inputs and not options.list:
+        raise ConfigError("name photographs or folders, or a --list of photographs")
+    if options.nearer and (options.list or options.shard or options.ray):
+        raise ConfigError("--nearer takes photographs by name, without --list, --shard and --ray")
+    if options.ray < 0:
+        raise ConfigError(f"--ray must be at least 1, got {options.ray}")
+    if options.ray:
+        require("ray", "ray", "pyarrow", "pandas")
     origin = which_network.check(options)
     if options.temperature is not None:
         if not (options.confidence or options.nearer):
@@ -146,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
         for path in options.inputs
         if os.path.splitext(path)[1].lower() in io.FILM_SUFFIXES and not os.path.isdir(path)
     ]
+    if films and options.ray:
+        raise ConfigError(f"--ray takes photographs, {films[0]} is a film")
     for name in ("alone", "frames", "no_smooth"):
         if getattr(options, name) and not films:
             raise ConfigError(f"--{name.replace('_', '-')} belongs to films; none is named")
@@ -161,11 +197,13 @@ def main(argv: list[str] | None = None) -> int:
 
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
-    from reldepth_jax.inference import files
+    from reldepth_jax.inference import files, inputs, on_ray
     from reldepth_jax.run_dir.temperature import load_temperature
 
     runtime.set_up()
     runtime.keep_compiled()
+    if options.ray:
+        on_ray.leave_devices_to_workers()
     model = which_network.load(options)
     if options.fast:
         model = dataclasses.replace(model, fast=True)
@@ -199,16 +237,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     if space is not None:
         print(f"in space: {space.assumed}")
-    photographs = [path for path in options.inputs if path not in films]
+    named = [path for path in options.inputs if path not in films]
+    shard = inputs.Shard(*options.shard) if options.shard else inputs.WHOLE
     failed = 0
-    if photographs:
+    if named or options.list:
+        chosen = inputs.photographs(named, options.list, writer, shard)
         with command.progress_bar("photographs") as progress:
-            counts = files.predict_files(predictor, photographs, writer, progress, max_pixels)
+            if options.ray:
+                counts = on_ray.predict(
+                    predictor, chosen, writer, options.ray, progress, max_pixels
+                )
+            else:
+                counts = files.predict_chosen(predictor, chosen, writer, progress, max_pixels)
         there = f", {counts.there} there already" if counts.there else ""
         told = f"; {counts.failed} failed" if counts.failed else ""
         print(f"{counts.done} predicted{there}, see {io.printable(options.output)}{told}")
         failed = counts.failed
     if films:
+        films = films[shard.index :: shard.count]
         failed += _predict_films(films, predictor, options, model, writer, max_pixels)
     return 1 if failed else 0
 
@@ -251,6 +297,19 @@ def _predict_films(
         damaged = f", {done.undecodable} damaged packets left out" if done.undecodable else ""
         print(f"{output}: {done.frames} frames{cuts}{damaged}, {done.rate:.1f} frames/s")
     return failed
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Return what `--shard` says: the number of a job, and how many there are."""
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 0 <= index < count:
+        raise argparse.ArgumentTypeError(
+            f"takes I/N with I from 0 to N - 1, as 0/8 to 7/8; got {text!r}"
+        )
+    return index, count
 
 
 def _two_points(text: str) -> "tuple[Point, Point]":

@@ -12,6 +12,7 @@ import errno
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Literal, NamedTuple
@@ -61,19 +62,20 @@ class Photo(NamedTuple):
         return os.path.abspath(self.path)
 
 
-def outputs_in(folder: str | os.PathLike[str]) -> set[str]:
-    """Return the absolute paths of all that was predicted, or begun, into a folder.
+def outputs_in(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the absolute paths of all that was predicted, or begun, into a folder.
 
     Raises PredictError if that cannot be read.
     """
-    files = (os.path.join(folder, name) for name in (MANIFEST, _BEGUN))
-    try:
-        lines = [line for file in files for line in json_lines.read(file, _LINE)]
-    except NotADirectoryError:
-        return set()
-    except OSError as error:
-        raise PredictError(f"{io.printable(folder)}/{MANIFEST}: {error.strerror}") from None
-    return {os.path.abspath(os.path.join(folder, out)) for line in lines for out in line["outputs"]}
+    top = os.path.join(os.path.abspath(folder), "")
+    for name in (MANIFEST, _BEGUN):
+        try:
+            for line in json_lines.each(os.path.join(folder, name), _LINE):
+                yield from (os.path.normpath(top + output) for output in line["outputs"])
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise PredictError(f"{io.printable(folder)}/{MANIFEST}: {error.strerror}") from None
 
 
 class Book:
@@ -82,6 +84,8 @@ class Book:
     def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any], endings: Sequence[str]):
         """`settings`: facts of every entry that must agree for a photograph to be done already."""
         self._folder, self._settings, self._endings = folder, settings, endings
+        self.alone = False
+        """Whether no other job was running when it was opened, so that all is tidy."""
         self._complete, self._begun = _Tail(folder / MANIFEST), _Tail(folder / _BEGUN)
         self._names: dict[str, str] = {}
         """What the outputs of a photograph are called, once that is settled."""
@@ -89,9 +93,11 @@ class Book:
         """Photograph by output, the name in lower case, as some file systems compare."""
         self._made: dict[str, tuple[Any, ...]] = {}
         """By output, what it was made of and how."""
+        self._ways: list[tuple[Any, ...]] = []
+        """The settings that were met so far, each once: a million lines mostly have the same."""
         self._since: dict[str, int] = {}
         """By photograph, how long the manifest was when it was last begun."""
-        self._folders: set[pathlib.Path] = set()
+        self._folders: set[str] = set()
         self._until: dict[str, int] = {}
         """By photograph, where its last line in the manifest ends."""
 
@@ -146,7 +152,7 @@ class Book:
     def tidy_up(self) -> None:
         """Remove what killed jobs wrote under a name for the time being; no job may be running."""
         self._refresh()
-        for folder in {self._folder, *self._folders}:
+        for folder in {self._folder, *(self._folder / each for each in self._folders)}:
             with contextlib.suppress(OSError):
                 for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
                     (folder / name).unlink(missing_ok=True)
@@ -159,26 +165,33 @@ class Book:
         return self._until.get(key, 0) <= self._since.get(key, -1)
 
     def _signature(self, line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(line.get(key) for key in ("input", "bytes", "modified", *self._settings))
+        settings = tuple(line.get(key) for key in self._settings)
+        if settings not in self._ways:
+            self._ways.append(settings)
+        way = self._ways.index(settings)
+        return sys.intern(line["input"]), line.get("bytes"), line.get("modified"), way
 
     def _refresh(self) -> None:
         """Take in what was appended since, by this job and by others."""
         for line, _ in self._begun.new():
-            self._since[line["input"]] = line.get("at") or 0
-            self._take(line)
+            key = sys.intern(line["input"])
+            self._since[key] = line.get("at") or 0
+            self._take(key, line)
         for line, end in self._complete.new():
-            self._until[line["input"]] = end
-            self._take(line)
-            for output in line["outputs"]:
-                self._made[output] = self._signature(line)
+            key = sys.intern(line["input"])
+            self._until[key] = end
+            self._take(key, line)
+            made = self._signature(line)
+            self._made.update((sys.intern(output), made) for output in line["outputs"])
 
-    def _take(self, line: Mapping[str, Any]) -> None:
+    def _take(self, key: str, line: Mapping[str, Any]) -> None:
+        # Interned: of a million photographs each name is kept once, not by every dictionary.
         for output in line["outputs"]:
-            self._owners[output.casefold()] = line["input"]
-            self._folders.add((self._folder / output).parent)
+            self._owners[sys.intern(output.casefold())] = key
+            self._folders.add(os.path.dirname(output))
         first = line["outputs"][0] if line["outputs"] else ""
         if first.endswith(self._endings[0]):
-            self._names[line["input"]] = first.removesuffix(self._endings[0])
+            self._names[key] = first.removesuffix(self._endings[0])
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -201,7 +214,8 @@ def opened(
     with contextlib.ExitStack() as open_files:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.stat().st_size and not json_lines.read(path, _LINE):
+            lines = json_lines.each(path, _LINE)
+            if path.exists() and path.stat().st_size and next(lines, None) is None:
                 raise PredictError(
                     f"{io.printable(path)} is not a list of predictions; choose another output"
                     " folder"
@@ -212,6 +226,7 @@ def opened(
             book = Book(folder, settings, endings)
             if lock(job, "LOCK_EX", wait=False):
                 book.tidy_up()
+                book.alone = True
             lock(job, "LOCK_SH")
         except (FileExistsError, NotADirectoryError):
             raise PredictError(f"{io.printable(folder)} is a file; expected a folder") from None

@@ -2,27 +2,27 @@
 
 import collections
 import contextlib
-import functools
-import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from reldepth_jax import runtime
 from reldepth_jax.data.images import io
-from reldepth_jax.data.reading.listing import describe, listing
 from reldepth_jax.errors import UserError, out_of_memory
 from reldepth_jax.inference import bookkeeping
 from reldepth_jax.inference.bookkeeping import MANIFEST, Book, OutputError, Photo, PredictError
+from reldepth_jax.inference.inputs import WHOLE, Photographs, Shard, photographs
 from reldepth_jax.inference.writer import Writer, is_prediction
 
 __all__ = ["MANIFEST", "Counts", "PredictError", "Writer", "predict_files"]
 
 
+Outcome = Literal["done", "failed", "there"]
+Progress = Callable[[int, int], None]
 _GIVE_BACK = 1 << 22
 """After so many pixels memory is given back: after each large photograph, but not after each small
 one, for which it would only be taken again."""
@@ -36,18 +36,15 @@ class Counts(NamedTuple):
     there: int = 0
 
 
-class _Found(NamedTuple):
-    path: pathlib.Path
-    relative: str
-    """Its path in the folder that was given, or its name."""
-
-
 def predict_files(
     predictor: Callable[[np.ndarray], np.ndarray],
     inputs: Sequence[str | os.PathLike[str]],
     writer: Writer,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     max_pixels: int = io.MAX_PIXELS,
+    *,
+    lists: Sequence[str | os.PathLike[str]] = (),
+    shard: Shard = WHOLE,
 ) -> Counts:
     """Predict photographs and folders of them (recursively, links followed).
 
@@ -63,37 +60,70 @@ def predict_files(
       predictor: uint8 RGB (h, w, 3) -> float32 score (h, w), which grows with distance.
       progress: called with (photographs done, photographs in all).
       max_pixels: of a photograph that is tried.
+      lists: of photographs; see `inputs.photographs`. The folders of a line are kept in the output.
+      shard: of the photographs, the part that this call predicts.
 
     Raises PredictError if there is nothing to predict or the output folder cannot be used,
     OutputError (one) when it is full.
     """
-    found, left_out = _collect(inputs, writer)
-    if not found:
-        raise PredictError(
-            f"no images in {', '.join(io.printable(path) for path in inputs)};"
-            f" {''.join(f'{line}; ' for line in left_out.values())}"
-            f"known extensions: {' '.join(sorted(io.IMAGE_SUFFIXES))}"
-        )
-    for folder, line in left_out.items():
-        print(f"{io.printable(folder)}: {line}", file=sys.stderr)
-    photos = _photos(found, writer)
-    counts, waiting = collections.Counter[str](), 0
+    chosen = photographs(inputs, lists, writer, shard)
+    return predict_chosen(predictor, chosen, writer, progress, max_pixels)
+
+
+def predict_chosen(
+    predictor: Callable[[np.ndarray], np.ndarray],
+    chosen: Photographs,
+    writer: Writer,
+    progress: Progress,
+    max_pixels: int,
+) -> Counts:
+    """Predict photographs that are found already; otherwise as `predict_files`."""
+    counts = collections.Counter[str]()
     with bookkeeping.opened(writer.output, writer.settings, writer.endings) as book:
-        for number, photo in enumerate(photos, 1):
-            try:
-                done, pixels = _predict(predictor, photo, writer, book, max_pixels)
-            except Exception as error:
-                if not isinstance(error, io.UnreadableFile) and not out_of_memory(error):
-                    raise
-                print(_told(error, photo.path, predictor), file=sys.stderr)
-                done, pixels = "failed", _GIVE_BACK + 1
-            counts[done] += 1
-            waiting += pixels
-            if waiting > _GIVE_BACK:
-                runtime.give_back()
-                waiting = 0
-            progress(number, len(photos))
+        predict = Job(predictor, writer, book, max_pixels)
+        for number, photo in enumerate(chosen.photos(writer), 1):
+            outcome, line = predict(photo)
+            if line:
+                print(line, file=sys.stderr)
+            counts[outcome] += 1
+            progress(number, len(chosen.named))
     return Counts(counts["done"], counts["failed"], counts["there"])
+
+
+class Job:
+    """Predicts photographs into a folder, whose book it is given, and gives memory back."""
+
+    def __init__(
+        self,
+        predictor: Callable[[np.ndarray], np.ndarray],
+        writer: Writer,
+        book: Book,
+        max_pixels: int,
+    ):
+        """See `predict_files`."""
+        self._predictor, self._writer, self._book = predictor, writer, book
+        self._max_pixels, self._pixels = max_pixels, 0
+
+    def __call__(self, photo: Photo) -> tuple[Outcome, str]:
+        """Predict a photograph unless that has been done; return what came of it, why it failed.
+
+        Raises OutputError if nothing can be written.
+        """
+        line = ""
+        try:
+            outcome, pixels = _predict(
+                self._predictor, photo, self._writer, self._book, self._max_pixels
+            )
+        except Exception as error:
+            if not isinstance(error, io.UnreadableFile) and not out_of_memory(error):
+                raise
+            line = _told(error, photo.path, self._predictor)
+            outcome, pixels = "failed", _GIVE_BACK + 1
+        self._pixels += pixels
+        if self._pixels > _GIVE_BACK:
+            runtime.give_back()
+            self._pixels = 0
+        return outcome, line
 
 
 def _predict(
@@ -102,7 +132,7 @@ def _predict(
     writer: Writer,
     book: Book,
     max_pixels: int,
-) -> tuple[str, int]:
+) -> tuple[Outcome, int]:
     """Predict a photograph unless that has been done; return "done" or "there" and its pixels."""
     try:
         if book.done(photo):
@@ -157,76 +187,3 @@ def _told(error: Exception, path: pathlib.Path, predictor: object) -> str:
         smaller = preprocessing.size // 2 // unit * unit
         advice += f" or, if it is the network's, try --image-size {smaller}" if smaller else ""
     return f"{io.printable(path)}: memory is exhausted; {advice}"
-
-
-class _Earlier:
-    """Tells the outputs of earlier calls, in whatever folders they lie."""
-
-    def __init__(self, folder: pathlib.Path):
-        self._outputs = bookkeeping.outputs_in(folder)
-        self._seen: set[str] = set()
-
-    def look_above(self, folder: pathlib.Path) -> None:
-        """Take in what was predicted into the folders that `folder` lies in."""
-        for parent in folder.absolute().parents:
-            self._look(os.fspath(parent))
-
-    def __call__(self, parent: str, name: str) -> bool:
-        """Return whether the file `name` of a folder is one; folders come before what they hold."""
-        self._look(parent)
-        return name == MANIFEST or os.path.abspath(os.path.join(parent, name)) in self._outputs
-
-    def _look(self, folder: str) -> None:
-        if folder not in self._seen:
-            self._seen.add(folder)
-            if os.path.lexists(os.path.join(folder, MANIFEST)):
-                self._outputs |= bookkeeping.outputs_in(folder)
-
-
-def _collect(
-    inputs: Sequence[str | os.PathLike[str]], writer: Writer
-) -> tuple[list[_Found], dict[pathlib.Path, str]]:
-    """List each photograph once; by folder, say how many of its files are none."""
-    found: dict[str, _Found] = {}
-    left_out: dict[pathlib.Path, str] = {}
-    earlier = _Earlier(writer.output)
-    for start in map(pathlib.Path, inputs):
-        inside = [_Found(start, start.name)]
-        if start.is_dir():
-            earlier.look_above(start)
-            listed = listing(start, io.IMAGE_SUFFIXES, skip=earlier)
-            inside = [_Found(start / relative, relative) for relative in listed.paths]
-            if listed.left_out:
-                left_out[start] = describe(listed.left_out)
-                if io.FILM_SUFFIXES & listed.left_out.keys():
-                    left_out[start] += "; a film is predicted if it is named"
-        for photo in inside:
-            found.setdefault(os.path.abspath(photo.path), photo)
-    return list(found.values()), left_out
-
-
-def _photos(found: list[_Found], writer: Writer) -> list[Photo]:
-    """Give each photograph the names that its outputs may have.
-
-    Without extension, with it, or with a number; compared without case, as some file systems do,
-    and never the name of an input.
-    """
-
-    def claims(name: str) -> set[str]:
-        paths = (writer.output / (name + ending) for ending in writer.endings)
-        return {os.path.abspath(path).casefold() for path in paths}
-
-    inputs = {os.path.abspath(photo.path).casefold() for photo in found}
-    stems = [os.path.splitext(photo.relative)[0] for photo in found]
-    wanted = collections.Counter(claim for stem in stems for claim in claims(stem))
-
-    def names(photo: _Found, stem: str) -> Iterator[str]:
-        alone = all(wanted[claim] == 1 for claim in claims(stem))
-        numbered = (f"{photo.relative}-{number}" for number in itertools.count(2))
-        options = itertools.chain([stem] if alone else [], [photo.relative], numbered)
-        return (name for name in options if not claims(name) & inputs)
-
-    return [
-        Photo(photo.path, functools.partial(names, photo, stem))
-        for photo, stem in zip(found, stems, strict=True)
-    ]

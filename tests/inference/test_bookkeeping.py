@@ -375,7 +375,7 @@ def test_memory_is_given_back_after_large_photographs_and_many_small_ones(tmp_pa
         seen.append(image)
         return np.zeros(image.shape[:2], np.float32)
 
-    monkeypatch.setattr(Writer, "write", lambda self, name, score: {"outputs": [f"{name}.png"]})
+    monkeypatch.setattr(Writer, "write", lambda self, name, score, _: {"outputs": [f"{name}.png"]})
     predict_files(noting, [folder], Writer(output=tmp_path / "out"))
     # 3 x 1.5 million pixels, then one of 4.5.
     assert given_back == [3, 4]

@@ -380,8 +380,7 @@ def test_script_tells_what_cannot_be_begun(script, tmp_path, capfd):
     ("arguments", "code", "words"),
     [
         (["--help"], 0, "--polarity {depth,disparity}"),
-        ([], 2, "required: inputs; see reldepth predict --help"),
-        ([], 2, "the following arguments are required: inputs"),
+        ([], 2, "name photographs or folders"),
         (["a.jpg", "--workdir", "x", "--weights", "y"], 2, "not allowed with argument --workdir"),
         (["a.jpg", "--weights", "x", "--checkpoint", "3"], 2, "--checkpoint belongs to --workdir"),
         (["a.jpg", "--weights", "x", "--temperature", "3"], 2, "belongs to --confidence"),
