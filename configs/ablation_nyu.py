@@ -9,9 +9,9 @@ DATA holds nyu_v2_train and kitchen, as in configs/small.py. Of NYUv2's 783 phot
 errors, the last 80 for judging. Names are sorted, and neighbours show the same room. The kitchen is
 of another data set, and nothing is trained on it.
 
-EfficientNet-Lite0 at 96x128, decoder of width 32, three seeds. For equal seeds all arms have the
-same initial weights, order of photographs, crops and colours. Depths within 5 % are equal, since
-the maps have steps of 39 mm.
+EfficientNet-Lite0 at 96x128, decoder of width 32, 400 steps, three seeds. For equal seeds
+all arms have the same initial weights, order of photographs, crops and colours. Depths within 5 %
+are equal, since the maps have steps of 39 mm.
 
 Cost and score: docs/ablation_nyu.md.
 """
