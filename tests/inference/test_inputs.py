@@ -181,8 +181,9 @@ def test_the_book_keeps_little_of_each_photograph(tmp_path):
     with open(writer.output / MANIFEST, "a") as file:
         for number in range(count):
             file.write(line.replace("/0.jpg", f"/x{number}.jpg") + "\n")
+    tracemalloc.start()
+    # Opening reads the manifest, to tidy up.
     with bookkeeping.opened(writer.output, writer.settings, writer.endings) as book:
-        tracemalloc.start()
         assert all(map(book.done, photographs(photos[1:], [], writer).photos(writer)))
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
