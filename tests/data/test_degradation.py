@@ -23,8 +23,8 @@ class Scripted(np.random.Generator):
         super().__init__(np.random.PCG64(0))
         self.shares = shares
 
-    def uniform(self, *args: Any, size: Any = None) -> Any:
-        assert size == len(self.shares)
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        assert (low, high, size) == (0, 1, len(self.shares))
         return np.array(self.shares)
 
 
@@ -70,11 +70,11 @@ def test_jpeg_is_what_a_file_of_that_quality_holds(share: float, quality: int):
 
 def test_one_option_leaves_the_draws_of_others():
     rng = [np.random.default_rng(3) for _ in range(2)]
-    noise = [
+    one, other = [
         degraded(GRAY, Degradation(noise=0.1, blur=blur), each)
         for blur, each in zip((0.0, 2.0), rng, strict=True)
     ]
-    np.testing.assert_array_equal(*noise)  # A blurred gray is as gray.
+    np.testing.assert_array_equal(one, other)  # A blurred gray is as gray.
 
 
 def batch(degradation: Degradation) -> Any:

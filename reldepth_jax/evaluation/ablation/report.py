@@ -52,8 +52,8 @@ def write(
     steps = next(iter(grid.runs()))[-1].train.steps
     header = (
         f"# Ablation\n\n{steps} steps a run, {len(grid.seeds)} seeds, up to {grid.num_images}"
-        " held-out images of each source. Errors in percent: mean over the seeds ± standard deviation over"
-        " them [95 % bootstrap interval over images]; differences [95 % interval over seeds and"
+        " held-out images of each source. Errors in percent: mean over the seeds ± standard"
+        " deviation over them [95 % bootstrap interval over images]; differences [95 % interval over seeds and"
         " images].\n"
     )
     text = "\n".join([header, *parts])
