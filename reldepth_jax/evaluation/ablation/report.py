@@ -53,8 +53,8 @@ def write(
     header = (
         f"# Ablation\n\n{steps} steps a run, {len(grid.seeds)} seeds, up to {grid.num_images}"
         " held-out images of each source. Errors in percent: mean over the seeds ± standard"
-        " deviation over them [95 % bootstrap interval over images]; differences [95 % interval over seeds and"
-        " images].\n"
+        " deviation over them [95 % bootstrap interval over images]; differences [95 % interval"
+        " over seeds and images].\n"
     )
     text = "\n".join([header, *parts])
     _write(workdir / "results.json", json.dumps(facts, indent=1, allow_nan=False) + "\n")
