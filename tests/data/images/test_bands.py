@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from reldepth_jax.data.images import bands, io, pictures, resampling
-from reldepth_jax.inference.writer import _stretched
+from reldepth_jax.inference.writer import stretched
 
 RNG = np.random.default_rng(7)
 SIZE = (1111, 1503)
@@ -79,9 +79,9 @@ def test_colours_of_large_maps_take_little_more_than_their_own_memory():
     assert abs(counts / score.size * 256 - 1).max() < 0.15
 
 
-def test_values_are_stretched_to_16_bits_and_rounded_in_every_band():
+def test_values_arestretched_to_16_bits_and_rounded_in_every_band():
     values = np.linspace(-3, 5, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
-    found, most = peak(lambda: _stretched(values, -3.0, 5.0))
+    found, most = peak(lambda: stretched(values, -3.0, 5.0))
     exact = (values.astype(np.longdouble) + 3) / 8 * 65535
     assert abs(found - exact).max() < 0.5001
     assert most < 2 * values.size + 12e6
