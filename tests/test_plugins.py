@@ -27,7 +27,11 @@ from reldepth_jax.types import Batch, Pairs
 
 # Without the grid of `scripts/ablate.py`.
 CONFIGS = [
-    *(str(p) for p in sorted(pathlib.Path("configs").glob("*.py")) if p.stem != "ablation"),
+    *(
+        str(p)
+        for p in sorted(pathlib.Path("configs").glob("*.py"))
+        if not p.stem.startswith("ablation")
+    ),
     "configs/redweb_diw.py:mixed",
     "configs/vizdoom.py:mixed",
 ]

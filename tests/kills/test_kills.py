@@ -113,6 +113,11 @@ def copied(cut: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     return shutil.copytree(cut, tmp_path / "run")
 
 
+def _recorded(state: Any) -> dict[str, Any]:
+    """Return the fields that Orbax records of a state."""
+    return {name: field for name, field in state._asdict().items() if field is not None}
+
+
 FLIPPED: dict[str, list[tuple[int, int, int]]] = {}
 """What `flip` has found for a step of the run `cut`, which all tests have copies of."""
 
@@ -123,8 +128,8 @@ def flip(folder: pathlib.Path, settings: Config) -> None:
 
     def params() -> np.ndarray:
         with ocp.StandardCheckpointer() as orbax:
-            state = orbax.restore(folder.absolute(), like)
-        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
+            state = orbax.restore(folder.absolute(), _recorded(like))
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state["params"])])
 
     before = params()
     files = sorted(folder.glob("ocdbt.process_0/d/*"), key=lambda path: -path.stat().st_size)
@@ -182,8 +187,9 @@ def test_control_without_manifests_the_harness_fails(
 
     def verified(self: Checkpoints, step: int, like: Any) -> tuple[Manifest, Any]:
         with ocp.StandardCheckpointer() as orbax:
-            state = orbax.restore((copied / f"checkpoints/{step:08d}").absolute(), like)
-        return Manifest(step, {}, {}), state
+            folder = (copied / f"checkpoints/{step:08d}").absolute()
+            state = orbax.restore(folder, _recorded(like))
+        return Manifest(step, {}, {}), like._replace(**state)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "steps", steps)

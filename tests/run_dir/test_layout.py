@@ -42,6 +42,8 @@ def test_no_other_module_names_what_lies_in_a_run_directory():
     # `train.writers` calls a writer by the name of its folder.
     for path in ("config/schema.py", "training/metrics_writer.py"):
         assert {*found.pop(f"reldepth_jax/{path}")} == {layout.TENSORBOARD}
+    # That of a folder for a hub, whose name is the hub's.
+    assert found.pop("reldepth_jax/weights/hub.py") == ["config.json"]
     assert {path: names for path, names in found.items() if names} == {}
 
 
