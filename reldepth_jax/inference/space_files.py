@@ -32,9 +32,7 @@ def write_ply(
     Raises UserError if there are no points.
     """
     _require_points(surface)
-    vertices = np.zeros(
-        len(surface.points), [("point", "<f4", 3), ("color", "u1", 3)]
-    )  # fmt: skip
+    vertices = np.zeros(len(surface.points), [("point", "<f4", 3), ("color", "u1", 3)])
     vertices["point"], vertices["color"] = surface.points, surface.colors
     faces = np.zeros(0 if cloud else len(surface.triangles), [("n", "u1"), ("at", "<i4", 3)])
     if not cloud:
