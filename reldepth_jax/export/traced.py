@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import export
 
-from reldepth_jax.inference.networks import Model, abstract
-from reldepth_jax.models.network import graph_definition
+from reldepth_jax.inference.networks import Model
+from reldepth_jax.models.abstract import abstract_network
+from reldepth_jax.models.network import build, graph_definition
 
 
 def in_float32(model: Model) -> Model:
@@ -23,8 +24,9 @@ def function(model: Model) -> Any:
 
     The output has the sign of `model.larger_is`. To be traced under `runtime.for_any_device`.
     """
-    graph = graph_definition(abstract(model.config), training=False)
-    network = nnx.merge(graph, model.params, model.stats)
+    # Not the one that predictions share: it was built in the form for this device.
+    network = abstract_network(lambda rngs: build(model.config, rngs=rngs))
+    network = nnx.merge(graph_definition(network, training=False), model.params, model.stats)
     return jax.jit(network.raw)
 
 

@@ -207,12 +207,11 @@ class Model:
     def _forward(self) -> Callable[..., Float[Array, "b h w"]]:
         params = self.params
         if self.fast:
-            params = jax.jit(functools.partial(fast_params, abstract(self.config)))(params)
+            params = jax.jit(functools.partial(fast_params, _network(self.config)))(params)
         return functools.partial(_compiled(self.config, self.fast), params, self.stats)
 
 
-def abstract(config: ModelConfig) -> RelDepthNet:
-    """Return a network as shapes and dtypes."""
+def _network(config: ModelConfig) -> RelDepthNet:
     network = arrays.abstract(config, "network")
     assert isinstance(network, RelDepthNet)
     return network
@@ -221,7 +220,7 @@ def abstract(config: ModelConfig) -> RelDepthNet:
 @functools.lru_cache(maxsize=8)
 def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b h w"]]:
     """Return (params, stats, images) -> output, compiled once for all weights of a process."""
-    network = fast_network(abstract(config)) if fast else abstract(config)
+    network = fast_network(_network(config)) if fast else _network(config)
     graph = graph_definition(network, training=False)
 
     def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
