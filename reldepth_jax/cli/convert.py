@@ -48,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="shorter side at which a run's network sees photographs; default: that of its crops",
     )
+    options.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="the network's output shall be the mean over image and mirror image; twice the time",
+    )
     options.add_argument("--licence", metavar="TEXT", help="of a run's weights; the file states it")
     options.add_argument(
         "--temperature",
@@ -87,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
             raise config.ConfigError(f"{flag} belongs to a run directory; a file has its own")
     if options.float16 and options.to == "torch":
         raise config.ConfigError("--float16 belongs to --to reldepth")
+    if options.mirrored and options.to == "torch":
+        raise config.ConfigError("--mirrored belongs to --to reldepth")
     if options.temperature is not None:
         if options.to == "torch":
             raise config.ConfigError("--temperature belongs to --to reldepth")
@@ -116,6 +123,11 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError(
             f"{options.input} holds {weights.architecture}, not {options.arch}; leave --arch out"
         )
+    if options.mirrored:
+        if weights.part == "encoder":
+            raise config.ConfigError("--mirrored belongs to a network, not to an encoder alone")
+        twice = dataclasses.replace(weights.model, mirrored=True)
+        weights = dataclasses.replace(weights, model=twice)
     if options.temperature is not None:
         weights = dataclasses.replace(weights, temperature=options.temperature)
     if options.to == "torch":

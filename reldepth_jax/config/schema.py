@@ -171,6 +171,9 @@ class ModelConfig:
     normalisation: Literal["imagenet", "none", "tf", "half"] = setting("imagenet", step=True)
     """What the encoder's weights expect of RGB in [0, 1]: ImageNet's mean and deviation removed,
     nothing (MiDaS v1), (255 x - 127) / 128 (EfficientNet-Lite), or 2 x - 1 (DPT)."""
+    mirrored: bool = setting(False, step=True)
+    """Give the mean of the output and of the mirror image's output: no side is preferred, for twice
+    the time. Meant for prediction (`reldepth convert --mirrored`)."""
     init: Literal["gaussian", "he"] = setting("gaussian", step=True)
     """New layers: N(0, 0.01) ("simple random Gaussian", deviation from the authors' later code), or
     He (but the last convolution of each unit), which starts faster from scratch."""

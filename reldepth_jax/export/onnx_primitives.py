@@ -304,6 +304,12 @@ def _slice(graph: Graph, equation: Any, x: Tensor) -> Tensor:
     return _cut(graph, x, cut)
 
 
+@_primitive("rev")
+def _rev(graph: Graph, equation: Any, x: Tensor) -> Tensor:
+    # Stops before the first element: beyond the start of any axis.
+    return _cut(graph, x, [(axis, -1, -(2**31), -1) for axis in equation.params["dimensions"]])
+
+
 @_primitive("gather")
 def _gather(graph: Graph, equation: Any, x: Tensor, indices: Value) -> Tensor:
     """Return what JAX makes of `x[:, 1:]` and `x[:, ::2]` where sizes are symbolic."""

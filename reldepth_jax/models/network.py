@@ -10,6 +10,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from reldepth_jax.config import ModelConfig
@@ -41,6 +42,7 @@ class RelDepthNet(nnx.Module):
         self.head = HEADS[config.head](config, rngs=rngs)
         self.multiple = config.multiple
         self.normalisation = config.normalisation
+        self.mirrored = config.mirrored
         self.output: Polarity = config.output
 
     def __call__(
@@ -58,13 +60,20 @@ class RelDepthNet(nnx.Module):
         self, images: Float[Array, "b h w 3"], drop: DropPath | None = None
     ) -> Float[Array, "b h w"]:
         """Return the head's output, whose sign is that of `ModelConfig.output`."""
-        height, width = images.shape[1:3]
+        count, height, width = images.shape[:3]
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"height and width must be multiples of {self.multiple}, got {height}x{width}"
             )
+        if self.mirrored:
+            images = jnp.concatenate([images, jnp.flip(images, 2)])
         inputs = (NORMALISATIONS[self.normalisation](images), *(() if drop is None else (drop,)))
-        return self.head(self.decoder(self.encoder(*inputs)), (height, width))
+        output = self.head(self.decoder(self.encoder(*inputs)), (height, width))
+        if not self.mirrored:
+            return output
+        seen = lax.slice_in_dim(output, 0, count)
+        mirror = lax.slice_in_dim(output, count, 2 * count)
+        return (seen + jnp.flip(mirror, 2)) / 2
 
 
 def build(config: ModelConfig, *, rngs: nnx.Rngs) -> RelDepthNet:

@@ -99,8 +99,11 @@ class Weights:
 
     @functools.cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of all arrays, as float32, and their names."""
-        found = hashlib.sha256()
+        """16 hexadecimal digits of the SHA-256 of all arrays, as float32, and their names.
+
+        The same arrays with `ModelConfig.mirrored` have others: their output is another.
+        """
+        found = hashlib.sha256(b"mirrored" if self.model.mirrored else b"")
         for name, array in sorted(self.arrays.items()):
             array = np.ascontiguousarray(array, np.float32)
             found.update(f"{name} {array.dtype} {array.shape}".encode())

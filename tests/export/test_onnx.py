@@ -164,6 +164,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "logistic, tanh, log": lambda x: jax.nn.sigmoid(x) + jnp.tanh(x) * jnp.log(x + 1),
     "softmax, gelu": lambda x: jax.nn.softmax(x, 2) + jax.nn.gelu(x, approximate=False),
     "largest, smallest": lambda x: x.max((1, 3)) - x.min((1, 3)),
+    "mirroring": lambda x: jnp.flip(x, (1, 2)),
     "stacking": lambda x: jnp.stack([x, 2 * x], 1).reshape(x.shape[0], -1, *x.shape[2:]),
     "constants of unknown size": lambda x: jnp.concatenate(
         [jnp.ones((x.shape[0], 1, *x.shape[2:])), x], 1

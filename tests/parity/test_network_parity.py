@@ -43,7 +43,8 @@ OTHER_HALF: dict[str, Any] = {
     "head_relu": True,
     "head_align_corners": False,
 }
-ALL_OPTIONS = HALF | OTHER_HALF
+MIRRORED: dict[str, Any] = {"mirrored": True}
+ALL_OPTIONS = HALF | OTHER_HALF | MIRRORED
 # Fields of `ModelConfig` that do not change the function of given weights, and the sizes.
 NO_SWITCH = {"encoder", "decoder_width", "init", "dtype", "output"}
 # Switched by published networks, which test_preset_parity compares.
@@ -211,7 +212,7 @@ def test_every_option_is_switched():
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [(options, name) for options in (HALF, OTHER_HALF, ALL_OPTIONS) for name in options],
+    [(options, name) for options in (HALF, OTHER_HALF, HALF | OTHER_HALF) for name in options],
     ids=str,
 )
 def test_each_option_changes_what_is_compared(options: dict[str, Any], name: str):
@@ -223,3 +224,14 @@ def test_each_option_changes_what_is_compared(options: dict[str, Any], name: str
     with torch.no_grad():
         expected, got = (module(*to_torch(fixed_taps(1))) for module in (switched, default))
     assert (got - expected).abs().max() > DISTINCT * expected.abs().max()
+
+
+def test_a_mirrored_network_prefers_no_side():
+    model = build(
+        ModelConfig(encoder=Choice("resnet18"), decoder_width=WIDTH, mirrored=True), rngs=nnx.Rngs(0)
+    )
+    (image,) = images(1)
+    once, mirror = (
+        np.asarray(model.raw(jax.numpy.asarray(seen))) for seen in (image, image[:, :, ::-1])
+    )
+    np.testing.assert_allclose(mirror[:, :, ::-1], once, rtol=0, atol=1e-5 * np.abs(once).max())

@@ -27,6 +27,7 @@ class Options:
     head_relu: bool = False
     fusion_align_corners: bool = True
     head_align_corners: bool = True
+    mirrored: bool = False
 
 
 def _conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -120,8 +121,14 @@ class TorchRelDepthNet(nn.Module):
         self.encoder = TorchResNet(options.encoder)
         self.decoder = Decoder(options, self.encoder.channels)
         self.head = AdaptiveOutput(options)
+        self.options = options
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.options.mirrored:
+            return (self.score(images) + self.score(images.flip(3)).flip(2)) / 2
+        return self.score(images)
+
+    def score(self, images: torch.Tensor) -> torch.Tensor:
         mean = torch.tensor([0.485, 0.456, 0.406], dtype=images.dtype).view(1, 3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225], dtype=images.dtype).view(1, 3, 1, 1)
         return self.head(self.decoder(self.encoder((images - mean) / std)))[:, 0]

@@ -116,6 +116,19 @@ def test_the_temperature_of_the_confidence_is_kept(
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+def test_a_network_can_be_told_to_prefer_no_side(
+    tiny: networks.Model, saved: pathlib.Path, tmp_path: pathlib.Path
+):
+    path = tmp_path / "mirrored.safetensors"
+    assert run("convert", saved, path, "--mirrored") == 0
+    mirrored, image = networks.load_model(path), np.ascontiguousarray(photo())
+    mirror = np.ascontiguousarray(image[:, ::-1])
+    mean = (tiny.predict(image) + tiny.predict(mirror)[:, ::-1]) / 2
+    np.testing.assert_allclose(mirrored.predict(image), mean, rtol=0, atol=1e-5)
+    # Files of the other network must not count as made by this one.
+    assert mirrored.digest != tiny.digest
+
+
 def test_a_directory_is_not_overwritten(tiny: networks.Model, tmp_path: pathlib.Path):
     with pytest.raises(WeightsError, match=r"is a directory; name a file in it"):
         networks.save_model(tiny, tmp_path)
