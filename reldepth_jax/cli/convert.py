@@ -146,6 +146,9 @@ def main(argv: list[str] | None = None) -> int:
             f"that it is {weights.architecture} is told by {weights.provenance['told_by']} alone;"
             " --arch says it for sure"
         )
+    if weights.model.mirrored:
+        alone = "; its code in PyTorch does without" if options.to == "torch" else ""
+        print(f"output: mean over image and mirror image{alone}")
     if weights.provenance.get("licence"):
         print(f"licence of the weights: {weights.provenance['licence']}")
     if weights.provenance.get("started_from"):

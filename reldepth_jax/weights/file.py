@@ -125,8 +125,8 @@ class Weights:
 
 
 def _function(model: ModelConfig) -> ModelConfig:
-    """Return the configuration without what does not change the function of given weights."""
-    return dataclasses.replace(model, dtype="float32", init="gaussian")
+    """Return the configuration without what does not change what given weights are for."""
+    return dataclasses.replace(model, dtype="float32", init="gaussian", mirrored=False)
 
 
 def unit_of(model: ModelConfig, provenance: Mapping[str, str]) -> Literal["metre"] | None:

@@ -100,8 +100,9 @@ def _require_fitting(
 
 
 def _differences(theirs: ModelConfig, ours: ModelConfig, part: Part) -> list[str]:
-    """Return the fields that make them different functions of the same weights."""
-    names = {field.name for field in dataclasses.fields(ModelConfig)} - {"dtype", "init"}
+    """Return the fields that make them different networks for the same weights."""
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    names -= {"dtype", "init", "mirrored"}
     if part == "encoder":
         names = {"encoder", "normalisation"}
     return [
