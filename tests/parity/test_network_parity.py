@@ -228,7 +228,8 @@ def test_each_option_changes_what_is_compared(options: dict[str, Any], name: str
 
 def test_a_mirrored_network_prefers_no_side():
     model = build(
-        ModelConfig(encoder=Choice("resnet18"), decoder_width=WIDTH, mirrored=True), rngs=nnx.Rngs(0)
+        ModelConfig(encoder=Choice("resnet18"), decoder_width=WIDTH, mirrored=True),
+        rngs=nnx.Rngs(0),
     )
     (image,) = images(1)
     once, mirror = (
