@@ -33,7 +33,9 @@ def get_config(variant: str = "midas_v21_small") -> Config:
         hint = did_you_mean(variant, known)
         raise ConfigError(f"no network {variant!r}.{hint} There are {', '.join(known)}")
     preset = presets.get(variant)
-    model, alone = preset.model, preset.part == "encoder"
+    # Twice the time, for prediction.
+    model = dataclasses.replace(preset.model, mirrored=False)
+    alone = preset.part == "encoder"
     public = f"{presets.IMAGENET}{variant}" if alone else variant
     side = {"midas_v21_small": 256}.get(variant, 252 if model.patch == 14 else 384)
     return Config(

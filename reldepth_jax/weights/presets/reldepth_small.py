@@ -1,5 +1,6 @@
-"""The network that comes with the package: EfficientNet-Lite0 and the paper's decoder, trained by
-ranking on photographs, drawn scenes and game frames (`configs/small.py`, docs/model_card.md).
+"""The network that comes with the package: EfficientNet-Lite2 and the paper's decoder, trained by
+ranking on photographs, drawn scenes and game frames (`configs/small.py`, then
+`configs/small_fine.py`; docs/model_card.md).
 """
 
 from reldepth_jax.config import Choice, ModelConfig
@@ -15,9 +16,13 @@ def reldepth_small() -> Preset:
     return Preset(
         name="reldepth_small",
         model=ModelConfig(
-            encoder=Choice("efficientnet_lite0"), decoder_width=64, normalisation="tf", init="he"
+            encoder=Choice("efficientnet_lite2"),
+            decoder_width=64,
+            normalisation="tf",
+            mirrored=True,
+            init="he",
         ),
-        preprocessing=Preprocessing(fit="lower_bound", size=160),
+        preprocessing=Preprocessing(fit="lower_bound", size=192),
         files=(
             PublicFile(name="reldepth_small", packaged=True, file="reldepth_small.safetensors"),
         ),
