@@ -30,7 +30,7 @@ from typing import (
 )
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, UInt8
 
 MapSize = tuple[Any, Any]
 """Height and width of a map: ints; while a network is exported, JAX's symbolic dimensions."""
@@ -75,6 +75,9 @@ class Sample(TypedDict):
     """Annotated pairs: row and column of the first point, of the second, relation."""
     instances: NotRequired[Int32[np.ndarray, "h w"]]
     """Which instance each pixel shows; 0: none. Only of sources that were asked for it."""
+    certainty: NotRequired[Float32[np.ndarray, ""] | np.float32]
+    """How sure the order of depths is: that of two points has the log odds `certainty` times the
+    difference of log depth. Only of maps that a network made, and that say so; inf: measured."""
     unreadable: NotRequired[Bool[np.ndarray, ""] | np.bool_]
     """Whether this stands in for a sample that could not be read."""
 
@@ -89,6 +92,8 @@ class Batch(TypedDict):
     """As in `Sample`, padded to one number for all images; relation UNKNOWN means no pair."""
     instances: NotRequired[Int32[Array, "b h w"]]
     """As in `Sample`; all 0 for images of a source without instances."""
+    certainty: NotRequired[Float32[Array, "b"]]
+    """As in `Sample`; inf for images of other sources."""
 
 
 class Pairs(NamedTuple):
@@ -118,7 +123,9 @@ class Loss(Protocol):
     """Compares scores with ground truth.
 
     `pairs` are the step's sampled pairs; dense losses ignore them. An attribute `compares`, if
-    there is one, holds the `Compares` of the loss: sources that do not know them are refused.
+    there is one, holds the `Compares` of the loss: sources that do not know them are refused. An
+    attribute `needs`, if there is one, names optional keys of a batch without which the loss has
+    no use.
     """
 
     def __call__(
@@ -135,7 +142,8 @@ class Loss(Protocol):
 class Source(Protocol):
     """Random access to the samples of one split; picklable, `self[i]` twice gives equal samples.
 
-    An attribute `instances`, if there is one, says whether samples have instances. A method `open`,
+    An attribute `instances`, if there is one, says whether samples have instances; `temperature`,
+    if it is greater than 0, that they have a certainty. A method `open`,
     if there is one, returns a `data.cropping.Opened`, of which a crop can be read. A method
     `names`, if there is one, returns a name for each sample, or None. An attribute `depth_is`, if
     there is one, says what depth is known to be (else "depth"), and `depth_hint` by which of its

@@ -22,6 +22,7 @@ class Truth(TypedDict):
     depth: Float[np.ndarray, "h w"]
     mask: Bool[np.ndarray, "h w"]
     instances: NotRequired[Int32[np.ndarray, "h w"]]
+    certainty: NotRequired[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,8 @@ class WholeSample:
             result["pairs"] = crop.pairs(self.sample["pairs"])
         if "instances" in self.sample:
             result["instances"] = crop.map(self.sample["instances"])
+        if "certainty" in self.sample:
+            result["certainty"] = self.sample["certainty"]
         return result
 
 

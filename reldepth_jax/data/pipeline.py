@@ -15,7 +15,7 @@ from reldepth_jax.config import Choice, Config, Degradation
 from reldepth_jax.data import workers
 from reldepth_jax.data.cropping import Opened, OpenedSamples
 from reldepth_jax.data.degradation import DegradeImage
-from reldepth_jax.data.selection import ORDER, Subset, has_instances, stage_seed
+from reldepth_jax.data.selection import ORDER, Subset, has_certainty, has_instances, stage_seed
 from reldepth_jax.data.transforms import TrainTransform
 from reldepth_jax.errors import UserError
 from reldepth_jax.registry import SOURCES
@@ -75,6 +75,7 @@ def train_batches(
         data.color_jitter,
         pairs_per_image,
         any(map(has_instances, sources)),
+        any(map(has_certainty, sources)),
         data.gamma_jitter,
         data.label_noise,
     )

@@ -53,6 +53,16 @@ def has_instances(source: Source) -> bool:
     return bool(getattr(source, "instances", False))
 
 
+def has_certainty(source: Source) -> bool:
+    """Return whether the samples of a source have a `certainty`."""
+    return temperature_of(source) > 0
+
+
+def temperature_of(source: Source) -> float:
+    """Return the temperature of the network that labelled a source, 0 if none is known."""
+    return getattr(source, "temperature", 0.0)
+
+
 def names_of(source: Source) -> list[str] | None:
     """Return the names of the samples of a source, None if it has none."""
     names = getattr(source, "names", None)
@@ -88,6 +98,11 @@ class Subset:
     def instances(self) -> bool:
         """As the whole source has it."""
         return has_instances(self.source)
+
+    @property
+    def temperature(self) -> float:
+        """As the whole source has it."""
+        return temperature_of(self.source)
 
     def __len__(self) -> int:
         """Return how many samples are left."""

@@ -37,6 +37,8 @@ class TrainTransform:
     """Rows of `pairs` in what is returned (of more pairs that many are drawn); 0: no `pairs`."""
     instances: bool = False
     """Whether what is returned has `instances`; those of a sample without them are all 0."""
+    certainty: bool = False
+    """The same for `certainty`, which is infinite where a sample has none."""
     gamma_jitter: float = 0.0
     label_noise: LabelNoise = LabelNoise()
 
@@ -60,6 +62,8 @@ class TrainTransform:
             example["unreadable"] = read["unreadable"]
         if self.instances:
             example["instances"] = read.get("instances", np.zeros(self.crop, np.int32))
+        if self.certainty:
+            example["certainty"] = read.get("certainty", np.float32(np.inf))
         if self.pairs_per_image:
             example["pairs"] = self._padded(read.get("pairs", NO_PAIRS), rng)
         gamma = (1 + self.gamma_jitter) ** rng.uniform(-1, 1)

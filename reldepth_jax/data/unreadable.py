@@ -20,7 +20,7 @@ from reldepth_jax.checked_json import fields, text, whole
 from reldepth_jax.data.cropping import Crop, Opened, WholeSample, open_sample
 from reldepth_jax.data.images.io import UnreadableFile
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.selection import has_instances, names_of
+from reldepth_jax.data.selection import has_instances, names_of, temperature_of
 from reldepth_jax.errors import printable
 from reldepth_jax.types import Sample, Source
 
@@ -52,6 +52,11 @@ class SkipUnreadable:
     def instances(self) -> bool:
         """As the source has it; a stand-in has none."""
         return has_instances(self.source)
+
+    @property
+    def temperature(self) -> float:
+        """As the source has it."""
+        return temperature_of(self.source)
 
     def __len__(self) -> int:
         """Return how many samples there are, unreadable ones among them."""

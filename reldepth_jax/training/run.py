@@ -20,7 +20,7 @@ from reldepth_jax.data.fingerprint import fingerprint, name_of
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.data.pipeline import make_source, train_batches, train_sources
 from reldepth_jax.data.reading.files import DataError
-from reldepth_jax.data.selection import has_instances
+from reldepth_jax.data.selection import has_certainty, has_instances
 from reldepth_jax.data.survey import Survey
 from reldepth_jax.data.unreadable import SkipUnreadable, too_many
 from reldepth_jax.errors import UserError
@@ -340,6 +340,12 @@ def require_trainable(config: Config, run_dir: pathlib.Path, sources: Sequence[S
     """Raise UserError for mistakes that would show only when the run directory has been made."""
     loss = LOSSES.create(config.loss.name, **config.loss.options)
     targets.require_fit(config.loss.name, loss, sources)
+    if "certainty" in getattr(loss, "needs", ()) and not any(map(has_certainty, sources)):
+        raise UserError(
+            f"loss.name={config.loss.name} needs maps that a network made, with its temperature,"
+            " which no training source has; set data.source.temperature (folder can), or take"
+            " loss.name=ranking"
+        )
     sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
     needs, name = getattr(sampler, "needs", ()), config.pairs.name
     if "pairs" in needs and not any(source.pairs_per_image for source in sources):

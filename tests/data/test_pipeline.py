@@ -233,3 +233,33 @@ def test_instances_of_one_source_are_beside_the_zeros_of_others_and_of_bad_sampl
     assert sorted(found) == [(0, 0, False)] * 8 + [(0, 0, True)] * 2 + [(5, 5, False)] * 6
     plain = next(iter(train_batches(make_config(), sources[1:], start=0)))
     assert "instances" not in plain
+
+
+class Scored(Ramps):
+    """Ramps that a network with a temperature labelled; the first image cannot be read."""
+
+    temperature = 0.5
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 0:
+            raise UnreadableFile("0.png", "is damaged")
+        return {**super().__getitem__(index), "certainty": np.float32(4.0)}
+
+
+def test_the_certainty_of_one_source_is_beside_the_infinite_one_of_others(tmp_path):
+    config = make_config(mix=(MixedSource(source=Choice("synthetic"), share=0.5),))
+    sources = [
+        SkipUnreadable(Subset(source, 4), number, str(tmp_path / "bad"), (32, 64))
+        for number, source in enumerate((Scored(4, 32, 64), Ramps(4, 32, 64)))
+    ]
+    taken = list(itertools.islice(train_batches(config, sources, start=0), 4))
+    assert {batch["certainty"].dtype for batch in taken} == {np.dtype(np.float32)}
+    found = [
+        (float(certainty), bool(bad))
+        for batch in taken
+        for certainty, bad in zip(batch["certainty"], batch["unreadable"], strict=True)
+    ]
+    expected = [(4.0, False)] * 6 + [(np.inf, False)] * 8 + [(np.inf, True)] * 2
+    assert sorted(found) == expected
+    plain = next(iter(train_batches(make_config(), sources[1:], start=0)))
+    assert "certainty" not in plain

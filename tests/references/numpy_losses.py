@@ -95,6 +95,57 @@ def ranking_of_maps(
     return value, gradient.reshape(score.shape)
 
 
+def distillation_of_maps(
+    score: np.ndarray,
+    depth: np.ndarray,
+    mask: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    valid: np.ndarray,
+    certainty: np.ndarray,
+    *,
+    sigma: float,
+    confidence: str,
+) -> tuple[float, np.ndarray]:
+    """The distillation loss of maps (b, h, w), and its gradient by `score`.
+
+    Per pair, seen from the point that the teacher has farther: its probability p of being right,
+    then the cross entropy p (-log s(d)) + (1 - p) (-log s(-d)), or 2 p - 1 times the ranking loss.
+    """
+    total = weights = 0.0
+    shape, batch = score.shape, len(score)
+    score, depth, mask = (each.reshape(batch, -1) for each in (score, depth, mask))
+    gradient = np.zeros(score.shape)
+    for b, n in np.ndindex(first.shape):
+        i, j = int(first[b, n]), int(second[b, n])
+        if not (valid[b, n] and mask[b, i] and mask[b, j]):
+            continue
+        if depth[b, j] > depth[b, i]:
+            i, j = j, i
+        far, near = float(depth[b, i]), float(depth[b, j])
+        label = relation(far, near, sigma)
+        z_i, z_j, weight = float(score[b, i]), float(score[b, j]), 1.0
+        value, slope = phi(z_i, z_j, label)
+        if certainty[b] != math.inf:
+            if far == near:
+                p = 0.5
+            elif near == 0 or far == math.inf:
+                p = 1.0
+            else:
+                p = 1 / (1 + (near / far) ** float(certainty[b]))
+            if confidence == "weights":
+                weight = 2 * p - 1
+            else:
+                (right, up), (wrong, down) = phi(z_i, z_j, 1), phi(z_i, z_j, -1)
+                value, slope = p * right + (1 - p) * wrong, p * up + (1 - p) * down
+        total += weight * value
+        weights += weight
+        gradient[b, i] += weight * slope
+        gradient[b, j] -= weight * slope
+    scale = 1 / weights if weights else 0.0
+    return total * scale, (gradient * scale).reshape(shape)
+
+
 def normalised(depths: Sequence[float], method: str) -> list[float]:
     """Ground truth of one image's valid pixels: nearest 0, or median 0, or as it is."""
     if method in ("minmax", "median_mad", "none"):

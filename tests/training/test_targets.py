@@ -31,7 +31,7 @@ INVERSE = {
     "sum": Choice("sum"),
 }
 VALUES = {"mae": Choice("mae", normalisation="minmax"), "mse": Choice("mse", normalisation="none")}
-ORDER = {"ranking": Choice("ranking"), "youtube3d": Choice("youtube3d")}
+ORDER = {name: Choice(name) for name in ("ranking", "youtube3d", "distillation")}
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,16 @@ def test_a_start_is_refused_before_a_run_directory_is_made(source, tmp_path):
     with pytest.raises(UserError, match=r"loss\.name=ssi_mae compares inverse depth"):
         require_trainable(settings, tmp_path / "run", [source("redweb")])
     assert not (tmp_path / "run").exists()
+
+
+def test_the_teachers_confidence_needs_maps_that_have_it(source, tmp_path):
+    settings = config.override(SETTINGS, {"loss.name": "distillation"})
+    scores = source("folder", polarity="ordinal", temperature=0.5)
+    require_trainable(settings, tmp_path / "run", [source("redweb"), Subset(scores, 1)])
+    with pytest.raises(
+        UserError, match=r"loss\.name=distillation needs .*data\.source\.temperature"
+    ):
+        require_trainable(settings, tmp_path / "run", [source("folder", polarity="ordinal")])
 
 
 def test_every_loss_says_what_it_compares():

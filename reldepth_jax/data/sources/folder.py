@@ -100,6 +100,10 @@ class Folder(DataSetSource):
     ones, farther, and inverse ordinal ones, nearer, only the order counts: scores of any sign and
     range. Depth is then exp of the value's place in the range of its map, from 0 to 1, so that
     a ratio of 1 + sigma is a difference of about sigma of the range."""
+    temperature: float = 0.0
+    """Greater than 0: the ordinal maps are scores of a network, and this is the temperature of its
+    confidence (`metrics.confidence`) in their unit. The order of two points is then as sure as the
+    network says, which the loss `distillation` uses; others ignore it."""
     scale: float = 1.0
     """What file values are multiplied by, e.g. 0.001 from millimetres."""
     offset: float = 0.0
@@ -131,6 +135,11 @@ class Folder(DataSetSource):
             raise DataError(
                 f"folder: max_depth must be at least 0, and 0 for ordinal values; got"
                 f" {self.max_depth}"
+            )
+        if self.temperature < 0 or (self.temperature and not self._is_ordinal):
+            raise DataError(
+                "folder: temperature must be at least 0, and 0 for values that are not ordinal;"
+                f" got {self.temperature}"
             )
         if not 0 <= self.rotated_bits < 16:
             raise DataError(f"folder: rotated_bits must be 0 to 15, got {self.rotated_bits}")
@@ -189,7 +198,11 @@ class Folder(DataSetSource):
             mask &= depth <= np.float32(self.max_depth)
         mask |= infinite
         depth = np.where(infinite, np.float32(np.inf), depth)
-        return {"depth": np.where(mask, depth, np.float32(0)), "mask": mask}
+        truth: Truth = {"depth": np.where(mask, depth, np.float32(0)), "mask": mask}
+        if self.temperature:
+            low, high = self._bounds(stored)
+            truth["certainty"] = np.float32((high - low) / self.temperature)
+        return truth
 
     def left_out(self, maps: Maps) -> dict[str, float]:
         """Return the share of the pixels of a map that do not count, by reason."""
@@ -228,16 +241,22 @@ class Folder(DataSetSource):
         self, values: Float32[np.ndarray, "h w"], stored: Shaped[np.ndarray, "_h _w"]
     ) -> Float32[np.ndarray, "h w"]:
         """Return depth by the place of values in the range of the whole map; NaN for others."""
-        whole = io.as_float(stored)
-        counts = np.isfinite(whole) & ~_among(whole, (*(self.invalid or ()), *self.infinity))
-        low, high = (whole[counts].min(), whole[counts].max()) if counts.any() else (0.0, 0.0)
+        low, high = self._bounds(stored)
         with np.errstate(invalid="ignore", over="ignore"):
-            place = (values.astype(np.float64) - low) / ((float(high) - float(low)) or 1.0)
+            place = (values.astype(np.float64) - low) / ((high - low) or 1.0)
             place = 1 - place if self.polarity == "inverse_ordinal" else place
             depth = np.exp(place).astype(np.float32)
         depth[~np.isfinite(values)] = np.nan
         depth[values == (np.inf if self.polarity == "ordinal" else -np.inf)] = np.inf
         return depth
+
+    def _bounds(self, stored: Shaped[np.ndarray, "h w"]) -> tuple[float, float]:
+        """Return the least and the largest value of a map that counts; 0 and 0 if none does."""
+        whole = io.as_float(stored)
+        counts = np.isfinite(whole) & ~_among(whole, (*(self.invalid or ()), *self.infinity))
+        if not counts.any():
+            return 0.0, 0.0
+        return float(whole[counts].min()), float(whole[counts].max())
 
     def _require_declared(self, stored: Shaped[np.ndarray, "h w"], path: str) -> None:
         """Raise UndeclaredValues for finite values that give no depth and that nobody declared."""

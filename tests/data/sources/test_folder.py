@@ -265,6 +265,24 @@ def test_scores_of_any_sign_keep_their_order_and_their_ties(tmp_path):
         assert ((ratio > 1.02) == apart).all()
 
 
+def test_the_certainty_of_scores_gives_the_probability_that_their_network_states(tmp_path):
+    scores = RNG.normal(-40, 7, (6, 8)).astype(np.float32)
+    scores[0, 0], scores[0, 1], scores[0, 2] = np.nan, 1000, np.inf
+    add(tmp_path, "x", scores)
+    for polarity, sign in (("ordinal", 1), ("inverse_ordinal", -1)):
+        sample = create(tmp_path, polarity=polarity, temperature=2.5, invalid=(1000.0,))[0]
+        assert sample["certainty"].dtype == np.float32
+        log_depth = np.log(sample["depth"][2:].astype(np.float64)).ravel()
+        log_odds = sample["certainty"] * np.subtract.outer(log_depth, log_depth)
+        values = sign * scores[2:].astype(np.float64).ravel()
+        np.testing.assert_allclose(log_odds, np.subtract.outer(values, values) / 2.5, atol=1e-4)
+    assert "certainty" not in create(tmp_path, polarity="ordinal")[0]
+    add(tmp_path, "y", np.full((2, 2), 3.0))
+    assert create(tmp_path, polarity="ordinal", temperature=1.0)[1]["certainty"] == 0
+    with pytest.raises(DataError, match="temperature must be .* 0 for values that are not ordinal"):
+        create(tmp_path, temperature=1.0)
+
+
 def test_what_does_not_count_is_told_by_reason(tmp_path):
     add(tmp_path, "x", np.array([[0, 0, 1, 2, 90, 91, 92, np.nan, 255, 3]], np.float32))
     source = create(tmp_path, invalid=(0.0,), max_depth=80.0, infinity=(255.0,))

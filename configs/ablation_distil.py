@@ -1,0 +1,128 @@
+"""What a student gains from photographs that the network of the package has ordered.
+
+    pip install "reldepth-jax[pretrained]"
+    reldepth predict DATA/nyu_v2_train/rgb --npy --output DATA/nyu_teacher
+    reldepth predict DATA/kitchen/rgb --npy --output DATA/kitchen_teacher
+    reldepth ablate --config ablation_distil:DATA
+
+DATA (without a variant: data/) holds nyu_v2_train and kitchen, as in configs/ablation_nyu.py. The
+student is that of configs/ablation_nyu.py, half as long trained. It has depth of 40 photographs of
+NYUv2, drawn from the first 663. `labelled` trains on them alone; the other arms take half of each
+batch from further photographs, of which they know what the teacher says:
+
+- `order`: the order alone;
+- `weights`: the order, each pair as heavy as the teacher is sure;
+- `targets`: the teacher's probabilities;
+- `targets_seen`: these, for other photographs.
+
+The photographs of the first three were never shown to the teacher in training: 39 of NYUv2's (703
+to 741 in the sorted list) and the first 32 frames of the kitchen. Those of `targets_seen` are the
+663, of which the teacher learnt with their depth, so that it errs less on them than on others.
+Judged on the rest: photographs 742 to 782, other rooms, and the last 31 frames of the same kitchen.
+
+Cost and score: docs/training.md.
+"""
+
+import dataclasses
+from typing import Any
+
+from reldepth_jax.config import (
+    Choice,
+    Config,
+    DataConfig,
+    EvalConfig,
+    MixedSource,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from reldepth_jax.evaluation.ablation.grid import Grid, Heldout
+
+STEPS = 200
+TEMPERATURE = 0.462
+"""Of the teacher (docs/model_card.md)."""
+
+
+def get_grid(variant: str = "data") -> Grid:
+    """Return the grid; `variant` is the folder that holds the folders of data."""
+
+    def measured(name: str, **options: Any) -> Choice:
+        return Choice("folder", root=f"{variant}/{name}", scale=0.001, **options)
+
+    def told(name: str, teacher: str, train: str) -> Choice:
+        return Choice(
+            "folder",
+            root=variant,
+            images=f"{name}/rgb",
+            maps=f"{teacher}/*.npy",
+            polarity="ordinal",
+            temperature=TEMPERATURE,
+            train=train,
+            val="0:0",
+            test="0:0",
+        )
+
+    rooms = measured("nyu_v2_train", invalid=(0.0,), train="0:663", val="663:703", test="742:783")
+    kitchen = measured("kitchen", invalid=(0.0, 65535.0), train="0:0", val="0:0", test="32:63")
+    new = (
+        MixedSource(source=told("nyu_v2_train", "nyu_teacher", "703:742"), share=0.275),
+        MixedSource(source=told("kitchen", "kitchen_teacher", "0:32"), share=0.225),
+    )
+    seen = (MixedSource(source=told("nyu_v2_train", "nyu_teacher", "0:663"), share=0.5),)
+    plain = Choice("ranking", sigma=0.05, drop_easiest=0.0)
+    weights = Choice("distillation", sigma=0.05, confidence="weights")
+    targets = Choice("distillation", sigma=0.05)
+    labelled = _base(rooms)
+
+    def arm(mix: tuple[MixedSource, ...], loss: Choice) -> Config:
+        return dataclasses.replace(
+            labelled, data=dataclasses.replace(labelled.data, mix=mix), loss=loss
+        )
+
+    return Grid(
+        arms={
+            "distillation": {
+                "labelled": arm((), plain),
+                "order": arm(new, plain),
+                "weights": arm(new, weights),
+                "targets": arm(new, targets),
+                "targets_seen": arm(seen, targets),
+            }
+        },
+        heldout={
+            "nyu": Heldout(source=rooms, sigma=0.1),
+            "kitchen": Heldout(source=kitchen, sigma=0.1),
+        },
+    )
+
+
+def _base(source: Choice) -> Config:
+    return Config(
+        data=DataConfig(
+            source=source,
+            subset=40,
+            crop=(96, 128),
+            zoom=(1.0, 1.6),
+            batch_size=8,
+            color_jitter=0.4,
+            gamma_jitter=0.5,
+        ),
+        model=ModelConfig(
+            encoder=Choice("efficientnet_lite0"), decoder_width=32, normalisation="tf", init="he"
+        ),
+        pairs=Choice("uniform", num_pairs=3000),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=1e-3,
+            encoder_lr_scale=0.2,
+            warmup_steps=50,
+            weight_decay=0.02,
+            max_grad_norm=1.0,
+        ),
+        train=TrainConfig(
+            steps=STEPS, eval_every=STEPS, eval_images=40, checkpoint_every=STEPS, keep=1
+        ),
+        eval=EvalConfig(num_images=80, sigma=0.1),
+        init_from="pretrained:efficientnet_lite0",
+        init_part="encoder",
+    )
