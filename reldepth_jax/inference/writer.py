@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
@@ -66,6 +66,8 @@ class Writer:
     """How points are made, for these two."""
     polarity: Polarity = "depth"
     """Sign of the values written; `disparity`: larger is nearer. The colours stay the same."""
+    unit: Literal["metre"] | None = None
+    """Of the score, for the manifest, where it has one."""
     temperature: float | None = None
     """Of the confidence, in units of the score; None: no confidence map."""
     run: str = ""
@@ -78,10 +80,12 @@ class Writer:
     @property
     def settings(self) -> dict[str, Any]:
         """What the entries of all photographs have in common."""
+        unit = {} if self.unit is None else {"unit": self.unit}
         confidence = {} if self.temperature is None else {"temperature": self.temperature}
         space = self.space and {"space": {"cloud": self.cloud, **self.space.to_dict()}}
         return {
             "larger_is": LARGER_IS[self.polarity],
+            **unit,
             "run": io.printable(self.run),
             "step": self.step,
             **confidence,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -365,6 +366,20 @@ def test_script_passes_its_options_on(script, tmp_path):
     assert listing(output) == {"a.png", "a_color.png", "a.npy", "a.pfm", files.MANIFEST}
     (entry,) = manifest(output)
     assert (entry["run"], entry["step"], entry["larger_is"]) == ("runs/x", 3, "nearer")
+
+
+def test_lines_of_metric_networks_name_their_unit(script, tmp_path, monkeypatch):
+    photo = picture(tmp_path / "a.jpg")
+    for max_depth, unit in ((20.0, "metre"), (0.0, None)):
+        model = ModelConfig(max_depth=max_depth, output="depth")
+        red = dataclasses.replace(Red.at_step(0), config=model)
+        monkeypatch.setattr(networks, "load_model", lambda path, red=red: red)
+        output = tmp_path / f"out{max_depth:g}"
+        assert script(photo, "--weights", photo, "--output", output) == 0
+        (entry,) = manifest(output)
+        assert entry.get("unit") == unit
+        # Absent, as in lines of older versions, whose photographs are still done.
+        assert ("unit" in entry) == (unit is not None)
 
 
 def test_script_tells_what_cannot_be_begun(script, tmp_path, capfd):
