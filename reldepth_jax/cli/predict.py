@@ -102,12 +102,10 @@ def parser() -> argparse.ArgumentParser:
         " `reldepth models` says); default: what it was trained at",
     )
     options.add_argument(
-        "--multiple",
-        type=int,
-        default=0,
-        help="of which the sides of that image are multiples; default: what the network needs (32)."
-        " For photographs of many sizes, each of which compiles for seconds, 128 makes fewer of"
-        " them, and changes the result a little",
+        "--standard-shapes",
+        action="store_true",
+        help="stretch what the network sees to the nearest of 17 shapes. For photographs of many"
+        " sizes, each of which compiles for seconds; changes the result a little (docs/models.md)",
     )
     options.add_argument(
         "--max-pixels",
@@ -208,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.fast:
         model = dataclasses.replace(model, fast=True)
     known = options.temperature or model.temperature
-    predictor = model.predictor(options.image_size, options.multiple)
+    predictor = model.predictor(options.image_size, standard_shapes=options.standard_shapes)
     max_pixels = round(options.max_pixels * 1e6) or io.MAX_PIXELS
     if options.nearer:
         return _answer(predictor, options.inputs, options.nearer, known, max_pixels)
@@ -226,6 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         cloud=options.cloud,
         space=space,
         polarity=options.polarity,
+        unit=model.unit,
         temperature=temperature,
         run=origin,
         step=model.step,

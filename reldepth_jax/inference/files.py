@@ -23,6 +23,8 @@ __all__ = ["MANIFEST", "Counts", "PredictError", "Writer", "predict_files"]
 
 Outcome = Literal["done", "failed", "there"]
 Progress = Callable[[int, int], None]
+_MANY = 8
+"""Shapes of images, each of which has compiled for seconds, after which a line says so."""
 _GIVE_BACK = 1 << 22
 """After so many pixels memory is given back: after each large photograph, but not after each small
 one, for which it would only be taken again."""
@@ -103,17 +105,23 @@ class Job:
         """See `predict_files`."""
         self._predictor, self._writer, self._book = predictor, writer, book
         self._max_pixels, self._pixels = max_pixels, 0
+        self._shapes: set[tuple[int, int]] = set()
 
     def __call__(self, photo: Photo) -> tuple[Outcome, str]:
-        """Predict a photograph unless that has been done; return what came of it, why it failed.
+        """Predict a photograph unless that has been done; return what came of it, and a line.
+
+        The line says why it failed, or what the user should know by now; it is mostly empty.
 
         Raises OutputError if nothing can be written.
         """
         line = ""
         try:
-            outcome, pixels = _predict(
+            outcome, (height, width) = _predict(
                 self._predictor, photo, self._writer, self._book, self._max_pixels
             )
+            pixels = height * width
+            if outcome == "done":
+                line = self._of_shapes((height, width))
         except Exception as error:
             if not isinstance(error, io.UnreadableFile) and not out_of_memory(error):
                 raise
@@ -125,6 +133,22 @@ class Job:
             self._pixels = 0
         return outcome, line
 
+    def _of_shapes(self, size: tuple[int, int]) -> str:
+        """Return a line when the photographs have had `_MANY` shapes and may have more."""
+        preprocessing = getattr(self._predictor, "preprocessing", None)
+        if preprocessing is None or preprocessing.shapes == "standard":
+            return ""
+        shape = preprocessing.input_size(size)
+        if shape in self._shapes:
+            return ""
+        self._shapes.add(shape)
+        if len(self._shapes) != _MANY:
+            return ""
+        return (
+            f"{_MANY} shapes of images so far, for each of which the network is compiled;"
+            " --standard-shapes compiles 17 at most, and changes the result a little"
+        )
+
 
 def _predict(
     predictor: Callable[[np.ndarray], np.ndarray],
@@ -132,11 +156,11 @@ def _predict(
     writer: Writer,
     book: Book,
     max_pixels: int,
-) -> tuple[Outcome, int]:
-    """Predict a photograph unless that has been done; return "done" or "there" and its pixels."""
+) -> tuple[Outcome, tuple[int, int]]:
+    """Predict a photograph unless that has been done; return "done" or "there" and its size."""
     try:
         if book.done(photo):
-            return "there", 0
+            return "there", (0, 0)
         book.choose(photo)
         if photo.path.suffix.lower() == ".png" and is_prediction(photo.path):
             raise io.UnreadableFile(photo.path, "was predicted here: it is no photograph")
@@ -148,7 +172,7 @@ def _predict(
     except bookkeeping.Taken as taken:
         raise io.UnreadableFile(photo.path, str(taken)) from None
     if name is None:
-        return "there", 0
+        return "there", (0, 0)
     files = [writer.output / (name + ending) for ending in writer.endings]
     new = [file for file in files if not os.path.lexists(file)]
     try:
@@ -166,7 +190,7 @@ def _predict(
             raise OutputError(bookkeeping.unwritable(writer.output, error)) from error
         reason = f"its prediction cannot be written: {error.strerror or error}"
         raise io.UnreadableFile(photo.path, reason) from error
-    return "done", score.size
+    return "done", (score.shape[0], score.shape[1])
 
 
 def _begin(book: Book, photo: Photo, writer: Writer) -> str | None:

@@ -36,7 +36,7 @@ from reldepth_jax.weights.tensors import WeightsError
 
 MOST_SHAPES = 32
 """Shapes of images for which a network is kept compiled: each takes 10 to 60 MB. Photographs of one
-camera have two, of all cameras up to 73 at a size of 384."""
+camera have two, of all cameras up to 73 at a size of 384 (17 standard ones)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,27 +125,25 @@ class Model:
         """
         return order(self.predictor()(image), first, second, self.temperature)
 
-    def predictor(self, size: int = 0, multiple: int = 0) -> Predictor:
+    def predictor(self, size: int = 0, *, standard_shapes: bool = False) -> Predictor:
         """Return the function from images of any size to scores, which grow with distance.
 
         Args:
           size: replaces the preprocessing's own size unless it is 0.
-          multiple: the same for that of which the sides of the network's image are multiples. A
-            larger one makes photographs of many sizes share fewer shapes, each of which compiles
-            for seconds, and changes the result a little.
+          standard_shapes: stretch images to the nearest of 17 shapes (`preprocessing.STANDARD`),
+            so that those of many sizes compile 17 times at most, for seconds each; docs/models.md
+            says what that changes.
 
-        Raises UserError if the preprocessing cannot have them.
+        Raises UserError if the preprocessing cannot have the size.
         """
         preprocessing = self.preprocessing
-        if multiple % self.config.multiple:
-            raise UserError(f"multiple: must be one of {self.config.multiple}, got {multiple}")
-        changed = {"size": size, "multiple": multiple}
-        changed = {name: value for name, value in changed.items() if value}
-        try:
-            preprocessing = dataclasses.replace(preprocessing, **changed)
-        except UserError as error:
-            told = ", ".join(f"{name} {value}" for name, value in changed.items())
-            raise UserError(f"images of {told}: {error}") from None
+        if standard_shapes:
+            preprocessing = dataclasses.replace(preprocessing, shapes="standard")
+        if size:
+            try:
+                preprocessing = dataclasses.replace(preprocessing, size=size)
+            except UserError as error:
+                raise UserError(f"images of size {size}: {error}") from None
         return Predictor(self, preprocessing, self.config.output)
 
     @functools.cached_property

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ from PIL import Image
 
 from reldepth_jax.config import Choice, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
-from reldepth_jax.errors import UserError
-from reldepth_jax.inference import networks
+from reldepth_jax.inference import files, networks
+from reldepth_jax.inference.predictor import Predictor
 from tests.weights.test_weights import network
 
 IMAGE = np.random.default_rng(2).integers(0, 256, (40, 70, 3), np.uint8)
@@ -152,20 +153,42 @@ def test_a_network_is_kept_compiled_for_a_limited_number_of_shapes(tiny, expecte
     np.testing.assert_array_equal(score, expected)
 
 
-def test_photographs_of_many_sizes_can_share_shapes(tiny):
-    shapes: dict[int, set[tuple[int, ...]]] = {0: set(), 128: set()}
-    for multiple, seen in shapes.items():
-        predictor = dataclasses.replace(tiny, preprocessing=Preprocessing(size=384)).predictor(
-            multiple=multiple
-        )
-        for width in range(400, 1600, 7):
-            for size in ((400, width), (width, 400)):
-                fitted, _ = predictor.preprocessing.network_image(np.zeros((*size, 3), np.uint8))
-                seen.add(fitted.shape)
-    # 384 to 1536 in steps, lying and standing.
-    assert (len(shapes[0]), len(shapes[128])) == (73, 19)
-    with pytest.raises(UserError, match="multiple: must be one of 32, got 48"):
-        tiny.predictor(multiple=48)
+def test_photographs_of_forty_sizes_compile_seventeen_programs_at_most(tmp_path, tiny):
+    """With a function in place of the network, whose programs XLA compiles sooner."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number, longer in enumerate(np.geomspace(1, 4.4, 20)):
+        sides = 60, round(60 * longer)
+        for turned in (0, 1):
+            image = rng.integers(0, 256, (*sides[:: 1 - 2 * turned], 3), np.uint8)
+            Image.fromarray(image).save(folder / f"{number:02}_{turned}.png")
+    found: dict[bool, list[np.ndarray]] = {}
+    preprocessing = Preprocessing(fit="lower_bound", size=160)
+    model = dataclasses.replace(tiny, preprocessing=preprocessing)
+    for standard in (True, False):
+        compiled = jax.jit(lambda images: images.mean(axis=-1))
+        predictor = dataclasses.replace(model.predictor(standard_shapes=standard), network=compiled)
+        writer = files.Writer(output=tmp_path / f"out_{standard}", npy=True)
+        assert files.predict_files(predictor, [folder], writer).done == 40
+        found[standard] = [np.load(path) for path in sorted(writer.output.glob("*.npy"))]
+        assert cast(Any, compiled)._cache_size() == (17 if standard else 31)
+    assert [each.shape for each in found[True]] == [each.shape for each in found[False]]
+
+
+def test_many_shapes_are_told_once_with_the_way_out(tmp_path, capsys):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(12):
+        Image.new("RGB", (128 + 32 * number, 128)).save(folder / f"{number:02}.png")
+    for shapes in ("standard", "own"):
+        preprocessing = Preprocessing(fit="lower_bound", size=128, shapes=shapes)
+        predictor = Predictor(lambda images: images[..., 0].astype(np.float32), preprocessing)
+        writer = files.Writer(output=tmp_path / shapes)
+        assert files.predict_files(predictor, [folder], writer).done == 12
+        told = capsys.readouterr().err
+        assert told.count("--standard-shapes") == (shapes == "own")
+    assert told.startswith("8 shapes of images so far")
 
 
 def test_predicting_leaves_the_given_array_alone(tiny, expected):

@@ -32,6 +32,14 @@ from reldepth_jax.errors import UserError
 NetworkImage = UInt8[np.ndarray, "_h _w 3"] | Float32[np.ndarray, "_h _w 3"]
 """RGB: uint8 in 0..255, or float32 in 0..1, where `cubic` overshoots both ends."""
 
+STANDARD = ((1, 1), (7, 8), (3, 4), (2, 3), (9, 16), (8, 17), (8, 21), (4, 13), (1, 4))
+"""Sides of the standard shapes, standing: those of cameras, and others between them. What lies
+between two of them is stretched by 11.3 % at most, before sides are rounded to a multiple."""
+_BOTH_WAYS = (*STANDARD, *((columns, rows) for rows, columns in STANDARD[1:]))
+_LARGE = 2**14
+"""Makes large photographs of these: `minimal`, which compares with `size`, does one thing then."""
+_LONGEST = 4.45
+"""From here on no standard shape is near: 4:1 would stretch a photograph by more than 11 %."""
 _MAX_SIZE = 2**14
 """No machine holds the features of a larger square."""
 _MAX_MULTIPLE = 1024
@@ -72,6 +80,10 @@ class Preprocessing:
     see `resampling`."""
     multiple: int = PYRAMID
     """Of pixels, which the network needs: `ModelConfig.multiple`."""
+    shapes: Literal["own", "standard"] = "own"
+    """Of the input: that of each photograph, for each of which a network compiles once, or the
+    nearest of `STANDARD`, lying or standing: 17, to which photographs are stretched. Those longer
+    than 4.45:1 keep their own."""
 
     def __post_init__(self) -> None:
         _require_choices(dataclasses.asdict(self))
@@ -109,6 +121,11 @@ class Preprocessing:
         size = self._fitted(*image.shape[:2])
         return geometry.pad_to_multiple(self._resized(image, size), self.multiple), size
 
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of the network's input for a photograph of `size`."""
+        height, width = self._fitted(*size)
+        return height + -height % self.multiple, width + -width % self.multiple
+
     def at_image_size(
         self, score: Float32[np.ndarray, "h w"], size: tuple[int, int]
     ) -> Float32[np.ndarray, "_h _w"]:
@@ -118,19 +135,22 @@ class Preprocessing:
         return resample(score, size, self.enlarge, np.float32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return dataclasses.asdict(self)
+        """Return the fields for JSON; `shapes` only where they are not the photograph's own."""
+        values = dataclasses.asdict(self)
+        if self.shapes == "own":
+            del values["shapes"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Any) -> "Preprocessing":
         """Invert `to_dict`. Raises UserError naming the field that is wrong, unknown or missing.
 
-        `multiple` may be missing: files had none as long as it was always 32.
+        `multiple` may be missing: files had none as long as it was always 32. So may `shapes`.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping):
             raise UserError(f"preprocessing: must have the fields {', '.join(names)}")
-        values = {"multiple": PYRAMID, **values}
+        values = {"multiple": PYRAMID, "shapes": "own", **values}
         for name in [*values, *names]:
             if name not in names or name not in values:
                 fault = "missing" if name in names else f"unknown; known are {', '.join(names)}"
@@ -144,6 +164,16 @@ class Preprocessing:
         return cls(**values)
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
+        own = self._own(height, width)
+        if self.shapes == "own" or max(height, width) > _LONGEST * min(height, width):
+            return own
+        sizes = [self._own(_LARGE * rows, _LARGE * columns) for rows, columns in _BOTH_WAYS]
+        if own in sizes:
+            return own
+        # Of sizes as they are after rounding, which may stretch more than the choice does.
+        return min(sizes, key=lambda size: abs(math.log(size[0] * width / size[1] / height)))
+
+    def _own(self, height: int, width: int) -> tuple[int, int]:
         if self.fit == "square":
             return self.size, self.size
         if self.fit == "short_side":

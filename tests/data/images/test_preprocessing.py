@@ -40,6 +40,39 @@ def input_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[i
     return used
 
 
+def test_standard_shapes_are_seventeen_each_near_the_photograph():
+    for preprocessing in (*PUBLISHED, *FILLED, Preprocessing(fit="lower_bound", size=160)):
+        standard = dataclasses.replace(preprocessing, shapes="standard")
+        seen = set()
+        for elongation in np.linspace(1, 4.4, 500):
+            for scale in (120, 5000):
+                longer = round(scale * float(elongation))
+                seen |= {standard.input_size(size) for size in ((scale, longer), (longer, scale))}
+        assert len(seen) <= 17, preprocessing
+        # A strip keeps its own.
+        assert standard.input_size((100, 3000)) == preprocessing.input_size((100, 3000))
+    exact = Preprocessing(fit="lower_bound", size=2**13, multiple=1, shapes="standard")
+    for elongation in np.linspace(1, 4.4, 500):
+        size = exact.input_size((10_000, round(10_000 * float(elongation))))
+        assert 1 / 1.114 < size[1] / size[0] / elongation < 1.114
+
+
+@pytest.mark.parametrize("sides", [(3024, 3024), (3024, 4032), (2000, 3000), (1080, 1920)])
+def test_what_cameras_take_has_a_standard_shape_already(sides):
+    for preprocessing in (*PUBLISHED, *FILLED, Preprocessing(fit="lower_bound", size=160)):
+        standard = dataclasses.replace(preprocessing, shapes="standard")
+        for size in (sides, sides[::-1]):
+            assert standard.input_size(size) == preprocessing.input_size(size)
+
+
+def test_the_size_of_the_input_is_known_without_the_photograph():
+    for preprocessing in (*PUBLISHED, *FILLED, Preprocessing(size=100)):
+        for shapes in ("own", "standard"):
+            chosen = dataclasses.replace(preprocessing, shapes=shapes)
+            image, _ = chosen.network_image(np.zeros((50, 60, 3), np.uint8))
+            assert chosen.input_size((50, 60)) == image.shape[:2]
+
+
 @pytest.mark.parametrize(
     ("preprocessing", "photograph", "expected"),
     [
@@ -275,6 +308,9 @@ def test_metadata_survives_json():
     for preprocessing in (*PUBLISHED, *FILLED, Preprocessing(size=100)):
         values = json.loads(json.dumps(preprocessing.to_dict()))
         assert Preprocessing.from_dict(values) == preprocessing
+        standard = dataclasses.replace(preprocessing, shapes="standard")
+        assert standard.to_dict() == {**values, "shapes": "standard"}
+        assert Preprocessing.from_dict(standard.to_dict()) == standard
     assert MIDAS_V1.to_dict() == {
         "fit": "long_side_ceil",
         "size": 384,
