@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
             parts = [cut(each, elongation, way) for each in samples[::4] for way in (False, True)]
             row = compared(usual, standard, parts)
             print(f"| {elongation:.2f}:1 | {len(parts)} | {row} |", flush=True)
-    row = compared(usual, model.predictor(192), samples)
-    print(f"| `--image-size 192` in place of 160 | {len(samples)} | {row} |", flush=True)
+    row = compared(usual, model.predictor(160), samples)
+    print(f"| `--image-size 160` in place of 192 | {len(samples)} | {row} |", flush=True)
     return 0
 
 

@@ -36,7 +36,7 @@ def get_config(variant: str = "photographs") -> Config:
                 maps="teacher/*.npy",
                 polarity="ordinal",
                 # Of the network of the package (docs/model_card.md).
-                temperature=0.462,
+                temperature=0.451,
             ),
             crop=(128, 160),
             zoom=(1.0, 1.6),

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 import reldepth_jax
+from reldepth_jax import config
 from reldepth_jax.cli import predict
+from reldepth_jax.evaluation.ablation import grid
 from reldepth_jax.public_files import SHIPPED
 from reldepth_jax.weights import by_name, file, presets
 
@@ -23,6 +25,15 @@ def test_the_file_is_what_its_preset_says_and_fits_into_a_wheel():
     assert (weights.model, weights.preprocessing) == (preset.model, preset.preprocessing)
     assert weights.provenance["licence"] == preset.licence
     assert "research" in preset.licence
+
+
+def test_students_are_told_the_temperature_of_their_teacher():
+    temperature = by_name.load(SHIPPED).temperature
+    assert temperature is not None
+    student = config.load("configs/distil.py").data.source
+    arm = grid.load("configs/ablation_distil.py").arms["distillation"]["targets"]
+    for source in (student, *(mixed.source for mixed in arm.data.mix)):
+        assert source.options["temperature"] == round(temperature, 3)
 
 
 def test_it_says_how_sure_it_is_as_the_model_card_states(tmp_path: pathlib.Path):
