@@ -41,8 +41,7 @@ def with_random_weights(name: str) -> networks.Model:
         held[key] = held[key].astype(np.float32)
     last = max(key for key in held if key.startswith("head.conv") and key.endswith("bias"))
     held[last] += 1
-    states = arrays.to_states(preset.model, "network", held)
-    return networks.Model(preset.model, *states, preset.preprocessing, {})
+    return networks.Model(preset.model, arrays.variables(held), preset.preprocessing, {})
 
 
 def row(name: str, rounds: int) -> str:

@@ -59,6 +59,10 @@ def compiler_options() -> dict[str, str] | None:
     return _EIGEN
 
 
+_keeping = False
+"""Whether this process may keep what it compiles: a program that uses this package decides."""
+
+
 def cache_folder() -> pathlib.Path | None:
     """Return where what can be had again is kept: RELDEPTH_CACHE, or the user's cache.
 
@@ -85,6 +89,8 @@ def keep_compiled() -> None:
     Everything is kept, not only what takes a second to compile, which is JAX's default: the second
     start of `configs/smoke.py` takes 11 s instead of 19, with 1.5 MB of cache.
     """
+    global _keeping
+    _keeping = True
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     given = jax.config.values["jax_compilation_cache_dir"]
@@ -110,6 +116,15 @@ def keep_compiled() -> None:
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def kept_folder() -> pathlib.Path | None:
+    """Return where whole programs are kept (`reldepth_jax.kept`); None before `keep_compiled`.
+
+    None too where nothing is kept, or not on this machine's disks.
+    """
+    folder = jax.config.values["jax_compilation_cache_dir"] if _keeping else None
+    return pathlib.Path(folder, "reldepth_jax") if folder and "://" not in folder else None
 
 
 def set_up() -> None:

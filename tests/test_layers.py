@@ -15,7 +15,7 @@ import reldepth_jax
 LAYERS = [
     {"errors", "plugins", "data.workers"},
     {"types", "registry", "failpoints", "runtime", "checked_json", "public_files"},
-    {"config", "ops", "json_lines"},
+    {"config", "ops", "json_lines", "kept"},
     {"models", "samplers", "metrics", "data.images"},
     {"losses", "data.cropping", "data.label_noise", "data.degradation"},
     {"data.selection", "data.transforms"},

@@ -26,7 +26,7 @@ def function(model: Model) -> Any:
     """
     # Not the one that predictions share: it was built in the form for this device.
     network = abstract_network(lambda rngs: build(model.config, rngs=rngs))
-    network = nnx.merge(graph_definition(network, training=False), model.params, model.stats)
+    network = nnx.merge(graph_definition(network, training=False), *model.states())
     return jax.jit(network.raw)
 
 

@@ -8,23 +8,20 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from reldepth_jax import runtime
+from reldepth_jax import kept, runtime
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.data.images.given import Given
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference.order import Order, Point, order
 from reldepth_jax.inference.predictor import Predictor
-from reldepth_jax.models.cpu.winograd_network import fast_network, fast_params
-from reldepth_jax.models.network import RelDepthNet, as_float, graph_definition
 from reldepth_jax.public_files import SHIPPED
 from reldepth_jax.registry import did_you_mean
 from reldepth_jax.run_dir import layout
@@ -33,6 +30,11 @@ from reldepth_jax.types import LARGER_IS, with_polarity
 from reldepth_jax.weights import arrays, by_name, hub, presets
 from reldepth_jax.weights.file import Weights, read, unit_of, write
 from reldepth_jax.weights.tensors import WeightsError
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from reldepth_jax.models.network import RelDepthNet
 
 MOST_SHAPES = 32
 """Shapes of images for which a network is kept compiled: each takes 10 to 60 MB. Photographs of one
@@ -44,8 +46,8 @@ class Model:
     """A network with its weights and the preprocessing that belongs to them."""
 
     config: ModelConfig
-    params: nnx.State = dataclasses.field(repr=False)
-    stats: nnx.State = dataclasses.field(repr=False)
+    variables: Mapping[str, jax.Array] = dataclasses.field(repr=False)
+    """Parameters and statistics, float32, as `weights.arrays.variables` returns them."""
     preprocessing: Preprocessing
     provenance: Mapping[str, str]
     fast: bool = False
@@ -156,7 +158,7 @@ class Model:
         return Weights(
             model=self.config,
             preprocessing=self.preprocessing,
-            arrays=arrays.from_state(self.params, self.stats),
+            arrays=arrays.in_torch_axes(self.variables),
             provenance=self.provenance,
             temperature=self.temperature,
         )
@@ -196,20 +198,29 @@ class Model:
         return {name: value for name, value in self.__dict__.items() if name != "_forward"}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
-        """Copy all but the arrays, which cannot change. What flax copies deeply is no State."""
-        params, stats = (jax.tree.map(lambda array: array, s) for s in (self.params, self.stats))
-        told = dict(self.provenance)
-        return dataclasses.replace(self, params=params, stats=stats, provenance=told)
+        """Copy all but the arrays, which cannot change."""
+        variables, told = dict(self.variables), dict(self.provenance)
+        return dataclasses.replace(self, variables=variables, provenance=told)
+
+    def states(self) -> "tuple[nnx.State, nnx.State]":
+        """Return parameters and statistics as Flax has them."""
+        return arrays.states(self.config, "network", dict(self.variables))
 
     @functools.cached_property
     def _forward(self) -> Callable[..., Float[Array, "b h w"]]:
-        params = self.params
+        values = dict(self.variables)
         if self.fast:
+            from reldepth_jax.models.cpu.winograd_network import fast_params
+
+            params, stats = self.states()
             params = jax.jit(functools.partial(fast_params, _network(self.config)))(params)
-        return functools.partial(_compiled(self.config, self.fast), params, self.stats)
+            values = (params, stats)
+        return functools.partial(_compiled(self.config, self.fast), values)
 
 
-def _network(config: ModelConfig) -> RelDepthNet:
+def _network(config: ModelConfig) -> "RelDepthNet":
+    from reldepth_jax.models.network import RelDepthNet
+
     network = arrays.abstract(config, "network")
     assert isinstance(network, RelDepthNet)
     return network
@@ -217,30 +228,63 @@ def _network(config: ModelConfig) -> RelDepthNet:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b h w"]]:
-    """Return (params, stats, images) -> output, compiled once for all weights of a process."""
+    """Return (values, images) -> output, compiled once for all weights of a process.
+
+    Values are the variables of a network; of a fast one its parameters and statistics.
+    """
+    if not fast and arrays.is_of_package(config):
+        program = kept.programs(f"network {config}", lambda: _function(config, fast=False))
+        if program is not None:
+            return _bounded(program)
+    options = runtime.compiler_options() if fast else None
+    jitted = jax.jit(_function(config, fast), compiler_options=options)
+    return _bounded(lambda *_: jitted, jitted.clear_cache)
+
+
+def _function(config: ModelConfig, fast: bool) -> Callable[..., Array]:
+    """Return what `_compiled` compiles."""
+    # Imported late: a program that is kept needs neither Flax nor our layers.
+    from flax import nnx
+
+    from reldepth_jax.models.cpu.winograd_network import fast_network
+    from reldepth_jax.models.network import as_float, graph_definition
+
     network = fast_network(_network(config)) if fast else _network(config)
     graph = graph_definition(network, training=False)
 
-    def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
-        return nnx.merge(graph, params, stats).raw(as_float(images).astype(jnp.float32))
+    def forward(values: Any, images: Array) -> Array:
+        states = values if fast else arrays.states(config, "network", values)
+        return nnx.merge(graph, *states).raw(as_float(images).astype(jnp.float32))
 
-    options = runtime.compiler_options() if fast else None
-    return _bounded(jax.jit(forward, compiler_options=options))
+    return forward
 
 
-def _bounded(compiled: Any) -> Callable[..., Float[Array, "b h w"]]:
-    """Forget what is compiled as soon as a shape comes that would be one too many."""
-    kept: set[tuple[Any, ...]] = set()
+def _bounded(
+    program: Callable[..., Callable[..., Any]], forget: Callable[[], None] = lambda: None
+) -> Callable[..., Float[Array, "b h w"]]:
+    """Return (values, images) -> output by the program for images of that shape.
+
+    All programs are forgotten as soon as a shape comes that would be one too many.
+
+    Args:
+      program: returns that of the values and images that it is given.
+      forget: is called when all are forgotten.
+    """
+    found: dict[tuple[Any, ...], Callable[..., Any]] = {}
     lock = threading.Lock()
 
-    def forward(params: nnx.State, stats: nnx.State, images: Array) -> Array:
+    def forward(values: Any, images: Array) -> Array:
         shape = (*images.shape, images.dtype)
         with lock:
-            if shape not in kept and len(kept) >= MOST_SHAPES:
-                compiled.clear_cache()
-                kept.clear()
-            kept.add(shape)
-        return compiled(params, stats, images)
+            if shape not in found and len(found) >= MOST_SHAPES:
+                forget()
+                found.clear()
+            own = found.get(shape)
+        if own is None:
+            own = program(values, images)
+            with lock:
+                found[shape] = own
+        return own(values, images)
 
     return forward
 
@@ -286,8 +330,8 @@ def _model(held: Weights, path: str | os.PathLike[str], fast: bool) -> Model:
             f"{path}: holds an encoder ({held.architecture}) without a decoder: train it, with"
             f" --config.init_from={path} --config.init_part=encoder"
         )
-    states = arrays.to_states(held.model, held.part, held.arrays)
-    return Model(held.model, *states, held.preprocessing, held.provenance, fast, held.temperature)
+    variables = arrays.variables(held.arrays)
+    return Model(held.model, variables, held.preprocessing, held.provenance, fast, held.temperature)
 
 
 def from_run(
@@ -310,9 +354,8 @@ def from_run(
     preprocessing = Preprocessing.of_training(run.config)
     evaluation = layout.evaluation_folder(pathlib.Path(workdir))
     temperature = fitted_temperature(evaluation / layout.TEMPERATURE, run.step)
-    return Model(
-        run.config.model, run.params, run.stats, preprocessing, provenance, fast, temperature
-    )
+    variables = arrays.of_states(run.params, run.stats)
+    return Model(run.config.model, variables, preprocessing, provenance, fast, temperature)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ from reldepth_jax.training.state import TrainState, new_state
 from reldepth_jax.training.step import step_function
 from reldepth_jax.types import Source
 from reldepth_jax.weights import init_from
+from reldepth_jax.weights.arrays import of_states
 
 _PICTURES = 6
 
@@ -307,7 +308,7 @@ def evaluate_state(
     """Return the errors of a state on validation images; raises Stopped at an interrupt."""
     settings = dataclasses.replace(config.eval, num_images=config.train.eval_images)
     preprocessing = Preprocessing.of_training(config)
-    model = Model(config.model, *state.result, preprocessing, {})
+    model = Model(config.model, of_states(*state.result), preprocessing, {})
     result = evaluate(
         model.predictor(),
         source,

@@ -7,18 +7,22 @@ linear layers (out, in), ours (in, out).
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from flax import nnx
 
+from reldepth_jax import kept
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.errors import printable
-from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.network import build, build_encoder
+from reldepth_jax.registry import ENCODERS
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Arrays = dict[str, np.ndarray]
+Variables = dict[str, jax.Array]
+"""The arrays of a network where it computes: names of torch, but our own axes."""
 _MOST_SHOWN = 2000
 Part = Literal["network", "encoder"]
 COUNTER = "num_batches_tracked"
@@ -36,8 +40,14 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 @functools.cache
-def abstract(config: ModelConfig, part: Part) -> nnx.Module:
+def abstract(config: ModelConfig, part: Part) -> "nnx.Module":
     """Return the network, or its encoder alone, as shapes and dtypes; do not change it."""
+    # Imported late: a program that is kept needs neither Flax nor our layers.
+    from flax import nnx
+
+    from reldepth_jax.models.abstract import abstract_network
+    from reldepth_jax.models.network import build, build_encoder
+
     make = build if part == "network" else build_encoder
 
     def module(rngs: nnx.Rngs) -> nnx.Module:
@@ -48,8 +58,22 @@ def abstract(config: ModelConfig, part: Part) -> nnx.Module:
     return abstract_network(module)
 
 
+def is_of_package(config: ModelConfig) -> bool:
+    """Return whether all of the network's code is that of this package, and none a plug-in's."""
+    return ENCODERS.lookup(config.encoder.name).module.startswith("reldepth_jax.models.")
+
+
 def shapes(config: ModelConfig, part: Part) -> dict[str, tuple[int, ...]]:
     """Return name -> shape in torch's axes."""
+    if not is_of_package(config):
+        return _shapes(config, part)
+    found = kept.numbers(f"shapes of {part} {config}", lambda: _shapes(config, part))
+    return {name: tuple(shape) for name, shape in found.items()}
+
+
+def _shapes(config: ModelConfig, part: Part) -> dict[str, tuple[int, ...]]:
+    from flax import nnx
+
     state = nnx.state(abstract(config, part), (nnx.Param, nnx.BatchStat))
     found = {}
     for path, variable in nnx.to_flat_state(state):
@@ -60,36 +84,59 @@ def shapes(config: ModelConfig, part: Part) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def from_state(*states: nnx.State) -> Arrays:
-    """Return the arrays of parameters and statistics, float32."""
+def variables(arrays: Mapping[str, np.ndarray]) -> Variables:
+    """Return arrays in torch's axes as float32 in ours, where JAX computes."""
+    ours = {}
+    for name, value in arrays.items():
+        axes = _FROM_TORCH.get(value.ndim, range(value.ndim))
+        ours[name] = value.transpose(axes).astype(np.float32, order="C")
+    # All at once: JAX would compile a conversion for each shape.
+    return jax.device_put(ours)
+
+
+def of_states(*states: "nnx.State") -> Variables:
+    """Return the arrays of parameters and statistics."""
+    from flax import nnx
+
+    return {
+        _name(path): variable.get_value()
+        for state in states
+        for path, variable in nnx.to_flat_state(state)
+    }
+
+
+def states(config: ModelConfig, part: Part, variables: Variables) -> "tuple[nnx.State, nnx.State]":
+    """Return parameters and statistics; `variables` must hold all of them in the right shapes."""
+    from flax import nnx
+
+    found = []
+    for kind in (nnx.Param, nnx.BatchStat):
+        flat = nnx.to_flat_state(nnx.state(abstract(config, part), kind))
+        filled = [(path, variable.replace(variables[_name(path)])) for path, variable in flat]
+        found.append(nnx.from_flat_state(filled))
+    return found[0], found[1]
+
+
+def in_torch_axes(variables: Mapping[str, jax.Array]) -> Arrays:
+    """Return what `variables` was given, as float32."""
     arrays = {}
-    for state in states:
-        for path, variable in nnx.to_flat_state(state):
-            value = np.asarray(variable.get_value(), np.float32)
-            value = value.transpose(_TO_TORCH.get(value.ndim, range(value.ndim)))
-            arrays[_name(path)] = np.ascontiguousarray(value)
+    for name, variable in variables.items():
+        value = np.asarray(variable, np.float32)
+        value = value.transpose(_TO_TORCH.get(value.ndim, range(value.ndim)))
+        arrays[name] = np.ascontiguousarray(value)
     return arrays
+
+
+def from_state(*states: "nnx.State") -> Arrays:
+    """Return the arrays of parameters and statistics in torch's axes, float32."""
+    return in_torch_axes(of_states(*states))
 
 
 def to_states(
     config: ModelConfig, part: Part, arrays: Mapping[str, np.ndarray]
-) -> tuple[nnx.State, nnx.State]:
+) -> "tuple[nnx.State, nnx.State]":
     """Return parameters and statistics; `arrays` must hold all of them in the right shapes."""
-    states = []
-    for kind in (nnx.Param, nnx.BatchStat):
-        flat = list(nnx.to_flat_state(nnx.state(abstract(config, part), kind)))
-        values = []
-        for path, _ in flat:
-            value = np.asarray(arrays[_name(path)])
-            axes = _FROM_TORCH.get(value.ndim, range(value.ndim))
-            values.append(value.transpose(axes).astype(np.float32, order="C"))
-        # All at once: JAX would compile a conversion for each shape.
-        filled = [
-            (path, variable.replace(value))
-            for (path, variable), value in zip(flat, jax.device_put(values), strict=True)
-        ]
-        states.append(nnx.from_flat_state(filled))
-    return states[0], states[1]
+    return states(config, part, variables(arrays))
 
 
 class Mismatch(NamedTuple):

@@ -53,10 +53,13 @@ def random_weights(config: ModelConfig, **options: Any) -> networks.Model:
     held = {key: value.astype(np.float32) for key, value in held.items()}
     last = max(key for key in held if key.startswith("head.conv") and key.endswith("bias"))
     held[last] += 1
-    states = arrays.to_states(config, "network", held)
     size = 2 * config.multiple
     return networks.Model(
-        config, *states, Preprocessing(size=size, multiple=config.multiple), {}, **options
+        config,
+        arrays.variables(held),
+        Preprocessing(size=size, multiple=config.multiple),
+        {},
+        **options,
     )
 
 

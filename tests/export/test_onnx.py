@@ -229,8 +229,7 @@ def tiny(tiny_encoders: None) -> networks.Model:
 def test_weights_that_float16_cannot_hold_are_refused(tiny: networks.Model):
     held = tiny.weights().arrays
     held["head.conv1.weight"][0, 0] = 1e5
-    params, _ = arrays.to_states(tiny.config, "network", held)
-    model = dataclasses.replace(tiny, params=params)
+    model = dataclasses.replace(tiny, variables=arrays.variables(held))
     with pytest.raises(UserError, match="float16 cannot hold a weight"):
         onnx_file.export(model, "x", half=True)
 
@@ -258,7 +257,7 @@ def test_another_function_is_refused(
 
 
 def test_constant_output_cannot_be_compared(tiny: networks.Model):
-    zero = dataclasses.replace(tiny, params=jax.tree.map(lambda x: 0 * x, tiny.params))
+    zero = dataclasses.replace(tiny, variables={k: 0 * x for k, x in tiny.variables.items()})
     with pytest.raises(verification.ExportError, match="the same number for every pixel"):
         onnx_file.export(zero, "x")
 

@@ -40,7 +40,7 @@ class Brightness(Model):
 def brightness(*, temperature: float | None = None, **config: Any) -> Brightness:
     made = network(ModelConfig(encoder=Choice("efficientnet_lite0"), decoder_width=8, **config))
     small = Preprocessing(fit="short_side", size=32)
-    facts = (made.config, made.params, made.stats, small, {})
+    facts = (made.config, made.variables, small, {})
     return Brightness(*facts, temperature=temperature)
 
 

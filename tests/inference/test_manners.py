@@ -109,9 +109,7 @@ def model(strides_encoder: None) -> networks.Model:
     "send", [lambda each: pickle.loads(pickle.dumps(each)), copy.deepcopy, copy.copy]
 )
 def test_models_are_sent_to_processes_and_copied(tiny, expected, send, used, fast):
-    made = networks.Model(
-        tiny.config, tiny.params, tiny.stats, tiny.preprocessing, tiny.provenance, fast
-    )
+    made = dataclasses.replace(tiny, fast=fast)
     if used:
         made.predict(IMAGE)
         made.predictor(64)(IMAGE)
@@ -134,19 +132,15 @@ def test_a_network_is_kept_compiled_for_a_limited_number_of_shapes(tiny, expecte
     monkeypatch.setattr(networks, "MOST_SHAPES", 2)
     compiled, cleared = [], []
 
-    class Jitted:
-        def __call__(self, params, stats, images):
-            compiled.append(images.shape)
-            return images[..., 0].astype(jnp.float32)
+    def program(values, images):
+        compiled.append(images.shape[1])
+        return lambda values, images: (values, images.shape[1])
 
-        def clear_cache(self):
-            cleared.append(len(compiled))
-
-    forward = networks._bounded(Jitted())
+    forward = networks._bounded(program, lambda: cleared.append(len(compiled)))
     for width in (1, 2, 1, 2, 3, 3, 1, 2):
-        forward(tiny.params, tiny.stats, jnp.zeros((1, width, 1, 3), jnp.uint8))
-    assert len(compiled) == 8
-    assert cleared == [4, 7]
+        assert forward(width + 0.5, jnp.zeros((1, width, 1, 3))) == (width + 0.5, width)
+    assert compiled == [1, 2, 3, 1, 2]
+    assert cleared == [2, 4]
     monkeypatch.setattr(networks, "MOST_SHAPES", 1)
     for width in (70, 35, 70):
         score = tiny.predict(IMAGE[:, :width])

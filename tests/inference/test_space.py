@@ -258,7 +258,7 @@ def any_network() -> Model:
 def named(name: str) -> Model:
     """A network of a preset's configuration, with the weights of another one."""
     preset, made = presets.get(name), any_network()
-    return Model(preset.model, made.params, made.stats, preset.preprocessing, {})
+    return Model(preset.model, made.variables, preset.preprocessing, {})
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_published_networks_are_taken_for_what_they_are(name: str, monkeypatch: 
 def test_of_trained_networks_the_loss_decides():
     made = any_network()
     for told, known in (({"run": "x"}, False), ({"run": "x", "values": "inverse depth"}, True)):
-        model = Model(made.config, made.params, made.stats, made.preprocessing, told)
+        model = Model(made.config, made.variables, made.preprocessing, told)
         if known:
             assert space.values_of(model) == "inverse depth"
         else:

@@ -256,7 +256,7 @@ def test_exported_weights_run_in_published_code(
             value = 1 + abs(value)
         held[key] = value.astype(np.float32)
     held[max(key for key in held if key.startswith("head.conv") and key.endswith("bias"))] += 1
-    model = networks.Model(config, *arrays.to_states(config, "network", held), Preprocessing(), {})
+    model = networks.Model(config, arrays.variables(held), Preprocessing(), {})
     path = tmp_path / "exported.safetensors"
     safetensors.torch.save_file(
         {key: torch.tensor(value) for key, value in convert.to_torch(model.weights()).items()},

@@ -174,7 +174,7 @@ def test_what_does_not_fit_an_encoder_is_told(values: dict[str, Any], said: str)
 
 def test_images_of_other_sizes_are_refused():
     config = tiny().model
-    model = networks.Model(config, nnx.State({}), nnx.State({}), Preprocessing(), {})
+    model = networks.Model(config, {}, Preprocessing(), {})
     with pytest.raises(Exception, match="must be multiples of 14, got 32x32"):
         model(np.zeros((1, 32, 32, 3), np.float32))
 

@@ -42,8 +42,8 @@ def random_arrays(config: ModelConfig, seed: int, part: arrays.Part = "network")
 
 
 def network(config: ModelConfig = TINY, seed: int = 0) -> networks.Model:
-    states = arrays.to_states(config, "network", random_arrays(config, seed))
-    return networks.Model(config, *states, PREPROCESSING, {"file": "x.pt", "licence": "MIT"})
+    variables = arrays.variables(random_arrays(config, seed))
+    return networks.Model(config, variables, PREPROCESSING, {"file": "x.pt", "licence": "MIT"})
 
 
 @pytest.fixture(scope="module")

@@ -223,8 +223,7 @@ def ours(
 ) -> networks.Model:
     """Return our network with torch's weights, fast."""
     held = {key: tensors[str(rename(key))].numpy() for key in arrays.shapes(config, "network")}
-    states = arrays.to_states(config, "network", held)
-    return networks.Model(config, *states, Preprocessing(), {}, fast=True)
+    return networks.Model(config, arrays.variables(held), Preprocessing(), {}, fast=True)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -256,17 +255,16 @@ def test_only_suitable_convolutions_are_replaced():
     model = ours(config, module.state_dict())
     network = arrays.abstract(config, "network")
     assert isinstance(network, RelDepthNet)
-    before = as_torch(model.params)
-    after = as_torch(fast_params(network, model.params))
+    before = as_torch(model.states()[0])
+    after = as_torch(fast_params(network, model.states()[0]))
     assert {key for key, value in after.items() if value.shape[2:] == (6, 6)} == expected
     assert "encoder.layer1.0.conv1.weight" in expected
     assert "head.conv1.weight" in expected
     for key in before.keys() - expected:
         np.testing.assert_array_equal(after[key], before[key])
     # The model keeps its own.
-    assert {value.shape[2:] for value in as_torch(model.params).values() if value.ndim == 4} == {
-        (size, size) for size in (1, 3, 7)
-    }
+    own = as_torch(model.states()[0]).values()
+    assert {value.shape[2:] for value in own if value.ndim == 4} == {(n, n) for n in (1, 3, 7)}
 
 
 class Asked(Exception):
@@ -287,7 +285,7 @@ def test_scripts_take_the_option(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: pathlib.Path,
 ):
-    model = networks.Model(ModelConfig(), nnx.State({}), nnx.State({}), Preprocessing(), {})
+    model = networks.Model(ModelConfig(), {}, Preprocessing(), {})
     monkeypatch.setattr(
         networks, "load_model", lambda *_, **told: dataclasses.replace(model, **told)
     )
