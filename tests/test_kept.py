@@ -1,12 +1,16 @@
 """What is kept for the next process is used there, and never makes anything wrong."""
 
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from reldepth_jax import kept, runtime
 
@@ -223,3 +227,34 @@ def test_numbers_are_kept(folder: pathlib.Path):
     path.write_bytes(path.read_bytes().replace(b"3", b"4"))
     assert kept.numbers("test", make) == {"kernel": [3, 3, 1], "bias": []}
     assert len(asked) == 2
+
+
+COMMAND = """
+import sys
+from reldepth_jax.cli import predict
+assert predict.main(sys.argv[1:]) == 0
+print(*sorted({"flax", "optax", "orbax", "torch", "scipy", "rich"} & set(sys.modules)))
+"""
+
+
+def test_a_later_command_needs_no_flax_and_gives_the_same_map(tmp_path: pathlib.Path):
+    Image.fromarray(np.uint8(40 * X + 128)).save(tmp_path / "photo.png")
+    unset = ("JAX_COMPILATION_CACHE_DIR", "RELDEPTH_PLUGINS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment["RELDEPTH_CACHE"] = str(tmp_path / "cache")
+
+    def predict(output: str) -> tuple[str, bytes]:
+        words = [tmp_path / "photo.png", "--output", tmp_path / output, "--image-size", "32"]
+        ended = subprocess.run(
+            [sys.executable, "-c", COMMAND, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ended.stderr == ""
+        return ended.stdout.splitlines()[-1], (tmp_path / output / "photo.png").read_bytes()
+
+    first, later = predict("first"), predict("later")
+    assert "flax" in first[0].split()
+    assert later == ("", first[1])
