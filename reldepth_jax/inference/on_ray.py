@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import socket
 import sys
 import time
 import uuid
@@ -38,6 +39,8 @@ _DEATHS = 3
 """After so many workers that died over it a photograph counts as failed."""
 _ENDING = 5.0
 """Seconds that workers have to end after their last photograph."""
+_ANSWERING = 10.0
+"""Seconds in which the head of a cluster must take a connection."""
 _GPU_MEMORY = 0.75
 """Share of a GPU's memory that JAX takes by default."""
 
@@ -253,6 +256,8 @@ def _connected(workers: int) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Its warnings are about how Ray Data itself is written.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Each try takes 40 s, and warns three times.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     import ray
     import ray.data
 
@@ -263,6 +268,8 @@ def _connected(workers: int) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_answer(address, ray.util.get_node_ip_address())
     how = {} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
     try:
         with warnings.catch_warnings():
@@ -276,3 +283,32 @@ def _connected(workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str, here: str) -> None:
+    """Raise PredictError where nobody listens: Ray itself would try for minutes, and tell of each.
+
+    Args:
+      here: this machine's address, which Ray takes for that of the local host.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host and not port.isdecimal():
+        return  # "auto", of which Ray knows where it is
+    try:
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError
+        host = host.strip("[]")
+        if host in ("127.0.0.1", "localhost", "::1"):
+            host = here
+        socket.create_connection((host, int(port)), _ANSWERING).close()
+    except ValueError:
+        raise PredictError(
+            f"RAY_ADDRESS={address}: name HOST:PORT of the cluster's head, as `ray start` has"
+            " printed it, or auto"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise PredictError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {reason}; is it running (`ray"
+            " status`)? Unset RAY_ADDRESS for workers of this machine"
+        ) from None

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from reldepth_jax.inference import on_ray
-from reldepth_jax.inference.bookkeeping import MANIFEST
+from reldepth_jax.inference.bookkeeping import MANIFEST, PredictError
 from reldepth_jax.inference.files import Counts, Writer, predict_files
 from reldepth_jax.inference.inputs import photographs
 
@@ -209,3 +210,27 @@ def test_a_worker_without_room_says_so(worker, tmp_path, monkeypatch):
     found = worker()(block(photo(tmp_path / "a.jpg", 7)))
     assert list(found["outcome"]) == ["full"]
     assert b"out cannot be written to: No space left on device" in found["line"][0]
+
+
+@pytest.mark.parametrize("form", ["{}", "ray://{}"])
+def test_a_cluster_where_nobody_listens_is_one_line(form: str):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = form.format(f"127.0.0.1:{listening.getsockname()[1]}")
+        listening.listen()
+        on_ray._require_answer(address, "127.0.0.1")
+    with pytest.raises(PredictError) as refused:
+        on_ray._require_answer(address, "127.0.0.1")
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"no Ray cluster answers at RAY_ADDRESS={address}: Connection refused; ")
+
+
+@pytest.mark.parametrize("address", ["head:", "head:port", "head:70000", ":0", "ray://head:x"])
+def test_an_address_without_a_port_is_one_line(address: str):
+    with pytest.raises(PredictError, match=f"RAY_ADDRESS={address}: name HOST:PORT"):
+        on_ray._require_answer(address, "127.0.0.1")
+
+
+@pytest.mark.parametrize("address", ["auto", "local"])
+def test_ray_is_left_to_find_its_own_cluster(address: str):
+    on_ray._require_answer(address, "127.0.0.1")
