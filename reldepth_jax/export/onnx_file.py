@@ -85,8 +85,12 @@ def assemble(closed: Any, about: Mapping[str, str], *, half: bool = False) -> by
         doc_string=__doc__ or "",
     )
     helper.set_model_props(made, dict(about))
-    onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString()
+    # Large networks are here often enough: these are the weights once more.
+    graph.constants.clear()
+    data = made.SerializeToString()
+    del made
+    onnx.checker.check_model(data, full_check=True)
+    return data
 
 
 def _of_float(name: str, shape: list[str | int]) -> Any:
