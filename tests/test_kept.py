@@ -163,6 +163,7 @@ def test_what_a_program_depends_on_makes_it_another(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
     make = Maker()
+    before = jax.config.values["jax_default_matmul_precision"]
     run(make)
     kept._circumstances.cache_clear()
     try:
@@ -173,14 +174,10 @@ def test_what_a_program_depends_on_makes_it_another(
         elif change == "environment":
             monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         else:
-            before = jax.config.values["jax_default_matmul_precision"]
             jax.config.update("jax_default_matmul_precision", "highest")
-        try:
-            run(make)
-        finally:
-            if change == "setting of JAX":
-                jax.config.update("jax_default_matmul_precision", before)
+        run(make)
     finally:
+        jax.config.update("jax_default_matmul_precision", before)
         kept._circumstances.cache_clear()
     assert make.made == 2
 

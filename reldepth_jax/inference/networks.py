@@ -46,7 +46,7 @@ class Model:
     """A network with its weights and the preprocessing that belongs to them."""
 
     config: ModelConfig
-    variables: Mapping[str, jax.Array] = dataclasses.field(repr=False)
+    variables: Mapping[str, jax.Array | np.ndarray] = dataclasses.field(repr=False)
     """Parameters and statistics, float32, as `weights.arrays.variables` returns them."""
     preprocessing: Preprocessing
     provenance: Mapping[str, str]
@@ -237,7 +237,7 @@ def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b 
         if program is not None:
             return _bounded(program)
     options = runtime.compiler_options() if fast else None
-    jitted = jax.jit(_function(config, fast), compiler_options=options)
+    jitted: Any = jax.jit(_function(config, fast), compiler_options=options)
     return _bounded(lambda *_: jitted, jitted.clear_cache)
 
 
@@ -354,7 +354,8 @@ def from_run(
     preprocessing = Preprocessing.of_training(run.config)
     evaluation = layout.evaluation_folder(pathlib.Path(workdir))
     temperature = fitted_temperature(evaluation / layout.TEMPERATURE, run.step)
-    variables = arrays.of_states(run.params, run.stats)
+    # A checkpoint gives arrays of NumPy, which each prediction would send again.
+    variables = jax.device_put(arrays.of_states(run.params, run.stats))
     return Model(run.config.model, variables, preprocessing, provenance, fast, temperature)
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from flax import nnx
 
 Arrays = dict[str, np.ndarray]
-Variables = dict[str, jax.Array]
-"""The arrays of a network where it computes: names of torch, but our own axes."""
+Variables = dict[str, jax.Array | np.ndarray]
+"""The arrays of a network as it takes them: names of torch, but our own axes."""
 _MOST_SHOWN = 2000
 Part = Literal["network", "encoder"]
 COUNTER = "num_batches_tracked"
@@ -117,7 +117,7 @@ def states(config: ModelConfig, part: Part, variables: Variables) -> "tuple[nnx.
     return found[0], found[1]
 
 
-def in_torch_axes(variables: Mapping[str, jax.Array]) -> Arrays:
+def in_torch_axes(variables: Mapping[str, jax.Array | np.ndarray]) -> Arrays:
     """Return what `variables` was given, as float32."""
     arrays = {}
     for name, variable in variables.items():
