@@ -10,6 +10,10 @@ from reldepth_jax.inference.networks import Model
 
 BOUND = 1e-4
 """Largest difference, relative to the `scale` of the output, in float32."""
+_OF_LAST_BITS = 4
+"""The bound, as a multiple of what the last bits of the image change, where that is more."""
+_MOST_OF_LAST_BITS = 1e-3
+"""The bound is never above this for that reason."""
 HALF_BOUND = 3e-2
 """The same where weights are stored as float16."""
 
@@ -56,6 +60,10 @@ def scale(output: Float32[np.ndarray, "b h w"]) -> float:
 def largest_error(model: Model, run: Runner, bound: float = BOUND) -> float:
     """Return the largest |difference| to `model`, relative to the `scale` of the output.
 
+    A network may magnify rounding beyond the bound: DPT-Hybrid with random weights turns that of
+    its input into 1e-4, and is as far from float64 in PyTorch as here. Then the bound is 4 times
+    what the last bits of the image change, at most 1e-3.
+
     Raises ExportError if it is above the bound, or if nothing can be compared.
     """
     worst = 0.0
@@ -71,12 +79,29 @@ def largest_error(model: Model, run: Runner, bound: float = BOUND) -> float:
                 f"the network gives the same number for every pixel {place}: nothing can be"
                 " compared, so nothing is written; are these trained weights?"
             )
-        error = float(np.abs(got - expected).max() / scale(expected))
+        error = _difference(got, expected)
+        allowed = bound
         if not error <= bound:
+            allowed = max(bound, _allowed_by_last_bits(model, images, expected))
+        if not error <= allowed:
             raise ExportError(
                 f"its output differs from this package's {place}: largest difference"
-                f" {error:.1e} of the standard deviation, allowed are {bound:.0e}; nothing is"
+                f" {error:.1e} of the standard deviation, allowed are {allowed:.0e}; nothing is"
                 " written"
             )
         worst = max(worst, error)
     return worst
+
+
+def _difference(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(got - expected).max() / scale(expected))
+
+
+def _allowed_by_last_bits(
+    model: Model, images: Float32[np.ndarray, "b h w 3"], expected: Float32[np.ndarray, "b h w"]
+) -> float:
+    """Return the bound for a network that magnifies the rounding of its input."""
+    up = np.random.default_rng(1).uniform(size=images.shape) < 0.5
+    moved = np.where(up, np.nextafter(images, np.float32(2)), images)
+    changed = _difference(np.asarray(model(moved)), expected)
+    return min(_OF_LAST_BITS * changed, _MOST_OF_LAST_BITS)

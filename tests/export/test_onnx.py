@@ -256,6 +256,40 @@ def test_another_function_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+class Waves(networks.Model):
+    """A network that magnifies rounding: the sine of so many times the red channel."""
+
+    frequency = 1.0
+
+    def __call__(self, images: Any) -> jax.Array:
+        # As exact as an image of float32 can be.
+        return jnp.asarray(np.sin(self.frequency * np.float64(images)[..., 0]), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "accepted", "refused"),
+    # The last bit is up to 6e-8, and the deviation 0.7; of the slow one 0.25.
+    [(1.0, 0.9e-4, 1.1e-4), (2e3, 4e-4, 1e-3), (1e6, 0.9e-3, 1.1e-3)],
+)
+def test_a_network_that_magnifies_rounding_is_allowed_that_much(
+    tiny: networks.Model, frequency: float, accepted: float, refused: float
+):
+    model = Waves(tiny.config, {}, tiny.preprocessing, {})
+    object.__setattr__(model, "frequency", frequency)
+
+    def runner(error: float) -> verification.Runner:
+        def run(image: np.ndarray) -> np.ndarray:
+            exact = np.asarray(model(image.transpose(0, 2, 3, 1)))
+            return exact + np.float32(error * verification.scale(exact))
+
+        return run
+
+    error = verification.largest_error(model, runner(accepted))
+    assert error == pytest.approx(accepted, rel=0.05)
+    with pytest.raises(verification.ExportError, match="nothing is written"):
+        verification.largest_error(model, runner(refused))
+
+
 def test_constant_output_cannot_be_compared(tiny: networks.Model):
     zero = dataclasses.replace(tiny, variables={k: 0 * x for k, x in tiny.variables.items()})
     with pytest.raises(verification.ExportError, match="the same number for every pixel"):
