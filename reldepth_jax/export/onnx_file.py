@@ -77,7 +77,6 @@ def assemble(closed: Any, about: Mapping[str, str], *, half: bool = False) -> by
             about["name"],
             [_of_float(INPUT, image)],
             [_of_float(output, [image[0], *image[2:]])],
-            graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=_IR_VERSION,
@@ -85,8 +84,10 @@ def assemble(closed: Any, about: Mapping[str, str], *, half: bool = False) -> by
         doc_string=__doc__ or "",
     )
     helper.set_model_props(made, dict(about))
-    # Large networks are here often enough: these are the weights once more.
-    graph.constants.clear()
+    # Each is copied, and given back at once: some networks have more than a gigabyte.
+    graph.constants.reverse()
+    while graph.constants:
+        made.graph.initializer.append(graph.constants.pop())
     data = made.SerializeToString()
     del made
     onnx.checker.check_model(data, full_check=True)

@@ -310,8 +310,8 @@ def test_the_command_writes_a_file_that_says_what_it_is(packaged: pathlib.Path):
     assert told["output"] == "depth"
     assert told["larger_is"] == "farther"
     assert told["multiple"] == "32"
-    assert "shorter side is 160" in told["size_rule"]
     seen = presets.get("reldepth_small").preprocessing.to_dict()
+    assert f"shorter side is {seen['size']} " in told["size_rule"]
     assert json.loads(told["preprocessing"]) == seen
     assert float(told["confidence_temperature"]) == networks.load_model().temperature
     assert "research" in told["licence"]
