@@ -9,8 +9,8 @@ from flax import nnx
 from jax import export
 
 from reldepth_jax.inference.networks import Model
-from reldepth_jax.models.abstract import abstract_network
-from reldepth_jax.models.network import build, graph_definition
+from reldepth_jax.models.network import RelDepthNet, graph_definition
+from reldepth_jax.weights import arrays
 
 
 def in_float32(model: Model) -> Model:
@@ -24,8 +24,8 @@ def function(model: Model) -> Any:
 
     The output has the sign of `model.larger_is`. To be traced under `runtime.for_any_device`.
     """
-    # Not the one that predictions share: it was built in the form for this device.
-    network = abstract_network(lambda rngs: build(model.config, rngs=rngs))
+    network = arrays.abstract(model.config, "network")
+    assert isinstance(network, RelDepthNet)
     network = nnx.merge(graph_definition(network, training=False), *model.states())
     return jax.jit(network.raw)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkab
 import jax
 import numpy as np
 
-from reldepth_jax import kept
+from reldepth_jax import kept, runtime
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.errors import printable
 from reldepth_jax.registry import ENCODERS
@@ -39,9 +39,16 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 """By the number of axes: all arrays of two are matrices of linear layers."""
 
 
-@functools.cache
 def abstract(config: ModelConfig, part: Part) -> "nnx.Module":
-    """Return the network, or its encoder alone, as shapes and dtypes; do not change it."""
+    """Return the network, or its encoder alone, as shapes and dtypes; do not change it.
+
+    It has the form for this device, or under `runtime.for_any_device` that for any.
+    """
+    return _abstract(config, part, runtime.on_cpu())
+
+
+@functools.cache
+def _abstract(config: ModelConfig, part: Part, on_cpu: bool) -> "nnx.Module":
     # Imported late: a program that is kept needs neither Flax nor our layers.
     from flax import nnx
 

@@ -14,10 +14,12 @@ import torch
 from flax import nnx
 
 import reldepth_jax
+from reldepth_jax import runtime
 from reldepth_jax.config import Choice, Config, ConfigError, ModelConfig
 from reldepth_jax.data.images.preprocessing import Preprocessing
 from reldepth_jax.errors import UserError
 from reldepth_jax.inference import networks
+from reldepth_jax.models.layers import Conv
 from reldepth_jax.weights import arrays, convert, file, presets
 from reldepth_jax.weights.from_run import load_run
 from reldepth_jax.weights.tensors import WeightsError
@@ -624,3 +626,19 @@ def test_the_list_is_a_table_for_people(
     assert "40,913,729" in told
     assert "61.825" in told
     assert "BSD-3" in told
+
+
+def test_networks_for_any_device_and_for_this_one_are_not_confused():
+    config = ModelConfig(encoder=Choice("resnet18"), decoder_width=8)
+
+    def forms() -> set[type]:
+        parts = nnx.iter_modules(arrays.abstract(config, "network"))
+        return {type(part) for _, part in parts if isinstance(part, nnx.Conv)}
+
+    with runtime.for_any_device():
+        elsewhere = forms()
+    here = forms()
+    assert elsewhere == {nnx.Conv}
+    assert here == {Conv}
+    with runtime.for_any_device():
+        assert forms() == elsewhere
