@@ -273,7 +273,7 @@ class Waves(networks.Model):
 
     def __call__(self, images: Any) -> jax.Array:
         # As exact as an image of float32 can be.
-        return jnp.asarray(np.sin(self.frequency * np.float64(images)[..., 0]), jnp.float32)
+        return jnp.asarray(np.sin(self.frequency * np.asarray(images, float)[..., 0]), jnp.float32)
 
 
 @pytest.mark.parametrize(
