@@ -218,8 +218,10 @@ def forward(
 
     from reldepth_jax.data.images.preprocessing import Preprocessing
     from reldepth_jax.inference.networks import Model
+    from reldepth_jax.weights import arrays
 
-    model = Model(settings.model, state.params, state.stats, Preprocessing(), {}, fast)
+    variables = arrays.of_states(state.params, state.stats)
+    model = Model(settings.model, variables, Preprocessing(), {}, fast)
     return lambda images: np.asarray(model(images))
 
 

@@ -47,7 +47,6 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from flax import nnx
 from PIL import Image
 
 from reldepth_jax import config
@@ -934,7 +933,7 @@ class Untrained(networks.Model):
 def untrained(workdir: str | os.PathLike[str], step: int | None = None) -> networks.Model:
     """Stand in for `api.from_run`."""
     preprocessing = Preprocessing(size=SMOKE.prediction_size)
-    return Untrained(SMOKE.model, nnx.State({}), nnx.State({}), preprocessing, {"step": "8"})
+    return Untrained(SMOKE.model, {}, preprocessing, {"step": "8"})
 
 
 Listing = dict[str, tuple[int, int]]

@@ -7,7 +7,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from reldepth_jax import config
@@ -33,8 +32,7 @@ class Slope(networks.Model):
     @classmethod
     def at_step(cls, step, **told):
         provenance = {"step": str(step), **told}
-        parts = nnx.State({}), nnx.State({})
-        return cls(ModelConfig(), *parts, Preprocessing(size=32), provenance)
+        return cls(ModelConfig(), {}, Preprocessing(size=32), provenance)
 
     def __call__(self, images):
         rows = np.arange(images.shape[1], dtype=np.float32)[None, :, None]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 import reldepth_jax
@@ -37,7 +36,7 @@ class Red(networks.Model):
     @classmethod
     def at_step(cls, step: int) -> "Red":
         told = {"step": str(step)}
-        return cls(ModelConfig(), nnx.State({}), nnx.State({}), Preprocessing(size=64), told)
+        return cls(ModelConfig(), {}, Preprocessing(size=64), told)
 
     def __call__(self, images: Any) -> Any:
         return red(images)
