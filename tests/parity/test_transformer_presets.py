@@ -2,13 +2,13 @@
 
 Keys and shapes are compared with those recorded for the published files; ViT-S goes through files
 of either layout and the converter, and its output is compared with a torch module of its layout.
+All of them, at larger sizes: `python -m tests.parity.whole_networks`.
 """
 
 import dataclasses
 import hashlib
 import os
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +31,16 @@ from reldepth_jax.types import with_polarity
 from reldepth_jax.weights import arrays, convert, file, init_from, presets
 from reldepth_jax.weights.presets.base import parts
 from reldepth_jax.weights.tensors import WeightsError
-from tests.references.torch_dpt import DPT_HYBRID, DPT_LARGE, VITB, VITL, VITS, DepthAnything, Dpt
+from tests.parity.whole_networks import (
+    BAR,
+    SIZES,
+    images,
+    reference,
+    through_files,
+    torch_output,
+)
+from tests.references import hugging_face
 from tests.references.transfer import randomise
-
-# Of the output's deviation; a tanh GELU gives 1e-3.
-BAR = 2e-4
 
 # Entries of the published state dict and SHA-256 of its lines "key shape" (shape as Python prints
 # the tuple), sorted and joined by newlines.
@@ -72,13 +77,6 @@ HUGGING_FACE = {
     "dpt_large": (456, "f5cca6c05e12152e28f726c18d099bfea6dba318ab5ef5f3bc7f5eb3b9281a12"),
     "dpt_hybrid": (408, "06de92f364b1ed2cd54ab6fd67ab54adcb42f3fa941f6d81fea0d87baef05310"),
 }
-SIZES = {
-    "depth_anything_v2_vits": VITS,
-    "depth_anything_v2_vitb": VITB,
-    "depth_anything_v2_vitl": VITL,
-    "dpt_large": DPT_LARGE,
-    "dpt_hybrid": DPT_HYBRID,
-}
 COUNTS = {
     # parameters, of them dead
     "depth_anything_v2_vits": (24_785_089, 74_240),
@@ -107,17 +105,13 @@ def expected_of(name: str, layout: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def reference(name: str) -> torch.nn.Module:
-    with torch.device("meta"):
-        return (Dpt if name.startswith("dpt") else DepthAnything)(SIZES[name])
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_keys_and_shapes_are_those_of_the_published_files(name: str):
     preset = presets.get(name)
     assert digest({**expected_of(name, 0), **preset.dead}) == PUBLISHED[name]
     assert digest(expected_of(name, 1)) == HUGGING_FACE[name]
-    entries = reference(name).state_dict().items()
+    with torch.device("meta"):
+        entries = reference(name).state_dict().items()
     assert digest({key: tuple(value.shape) for key, value in entries}) == PUBLISHED[name]
 
 
@@ -129,108 +123,13 @@ def test_counts_are_the_published_ones(name: str):
     assert (live + dead, dead) == COUNTS[name]
 
 
-DEPTH_ANYTHING_NAMES = [
-    # Beginning or part in the original, in HuggingFace's.
-    (r"pretrained\.(cls_token|mask_token)", r"backbone.embeddings.\1"),
-    (r"pretrained\.pos_embed", "backbone.embeddings.position_embeddings"),
-    (
-        r"pretrained\.patch_embed\.proj\.(.*)",
-        r"backbone.embeddings.patch_embeddings.projection.\1",
-    ),
-    (
-        r"pretrained\.blocks\.(\d+)\.attn\.proj\.(.*)",
-        r"backbone.encoder.layer.\1.attention.output.dense.\2",
-    ),
-    (
-        r"pretrained\.blocks\.(\d+)\.attn\.qkv\.(.*)",
-        r"backbone.encoder.layer.\1.attention.attention.*.\2",
-    ),
-    (
-        r"pretrained\.blocks\.(\d+)\.ls(\d)\.gamma",
-        r"backbone.encoder.layer.\1.layer_scale\2.lambda1",
-    ),
-    (r"pretrained\.blocks\.(.*)", r"backbone.encoder.layer.\1"),
-    (r"pretrained\.norm\.(.*)", r"backbone.layernorm.\1"),
-    (r"depth_head\.projects\.(\d)\.(.*)", r"neck.reassemble_stage.layers.\1.projection.\2"),
-    (r"depth_head\.resize_layers\.(\d)\.(.*)", r"neck.reassemble_stage.layers.\1.resize.\2"),
-    (r"depth_head\.scratch\.output_conv1\.(.*)", r"head.conv1.\1"),
-    (r"depth_head\.scratch\.output_conv2\.0\.(.*)", r"head.conv2.\1"),
-    (r"depth_head\.scratch\.output_conv2\.2\.(.*)", r"head.conv3.\1"),
-    (r"depth_head\.scratch\.(.*)", r"\1"),
-]
-DPT_NAMES = [
-    (r"pretrained\.model\.cls_token", "dpt.embeddings.cls_token"),
-    (r"pretrained\.model\.pos_embed", "dpt.embeddings.position_embeddings"),
-    (
-        r"pretrained\.model\.patch_embed\.backbone\.stem\.conv\.(.*)",
-        r"dpt.embeddings.backbone.bit.embedder.convolution.\1",
-    ),
-    (
-        r"pretrained\.model\.patch_embed\.backbone\.stem\.norm\.(.*)",
-        r"dpt.embeddings.backbone.bit.embedder.norm.\1",
-    ),
-    (
-        r"pretrained\.model\.patch_embed\.backbone\.stages\.(\d)\.blocks\.(.*)",
-        r"dpt.embeddings.backbone.bit.encoder.stages.\1.layers.\2",
-    ),
-    (r"pretrained\.model\.patch_embed\.proj\.(.*)", r"dpt.embeddings.PROJECTION.\1"),
-    (
-        r"pretrained\.model\.blocks\.(\d+)\.attn\.qkv\.(.*)",
-        r"dpt.encoder.layer.\1.attention.attention.*.\2",
-    ),
-    (
-        r"pretrained\.model\.blocks\.(\d+)\.attn\.proj\.(.*)",
-        r"dpt.encoder.layer.\1.attention.output.dense.\2",
-    ),
-    (r"pretrained\.model\.blocks\.(\d+)\.norm1\.(.*)", r"dpt.encoder.layer.\1.layernorm_before.\2"),
-    (r"pretrained\.model\.blocks\.(\d+)\.norm2\.(.*)", r"dpt.encoder.layer.\1.layernorm_after.\2"),
-    (
-        r"pretrained\.model\.blocks\.(\d+)\.mlp\.fc1\.(.*)",
-        r"dpt.encoder.layer.\1.intermediate.dense.\2",
-    ),
-    (r"pretrained\.model\.blocks\.(\d+)\.mlp\.fc2\.(.*)", r"dpt.encoder.layer.\1.output.dense.\2"),
-    (r"scratch\.output_conv\.(\d)\.(.*)", r"head.head.\1.\2"),
-    (r"scratch\.(.*)", r"\1"),
-]
-
-
-def hugging_face_names(original: str, hybrid: bool = False) -> list[str]:
-    """Return the names for one of the originals, by a list of rules of its own."""
-    table = DEPTH_ANYTHING_NAMES if "depth_head" in original else DPT_NAMES
-    if original.startswith("pretrained.") and not original.startswith(
-        ("pretrained.model", "pretrained.act_postprocess")
-    ):
-        table = DEPTH_ANYTHING_NAMES
-    if post := re.fullmatch(r"pretrained\.act_postprocess(\d)\.(.*)", original):
-        place, rest = int(post[1]) - 1, post[2]
-        inner = {"0": f"readout_projects.{place}.0", "3": f"layers.{place}.projection"}
-        inner["4"] = f"layers.{place}.resize"
-        return [f"neck.reassemble_stage.{inner[rest[0]]}.{rest.rsplit('.', 1)[1]}"]
-    name = next(
-        re.sub(pattern, theirs, original)
-        for pattern, theirs in table
-        if re.fullmatch(pattern, original)
-    )
-    if lateral := re.fullmatch(r"layer(\d)_rn\.weight", name):
-        name = f"neck.convs.{int(lateral[1]) - 1}.weight"
-    elif stage := re.fullmatch(r"refinenet(\d)\.(.*)", name):
-        inner = re.sub(r"resConfUnit(\d)\.conv(\d)", r"residual_layer\1.convolution\2", stage[2])
-        inner = inner.replace("out_conv", "projection")
-        name = f"neck.fusion_stage.layers.{4 - int(stage[1])}.{inner}"
-    projection = "projection" if hybrid else "patch_embeddings.projection"
-    name = name.replace("PROJECTION", projection)
-    if "*" in name:
-        return [name.replace("*", part) for part in ("query", "key", "value")]
-    return [name]
-
-
 @pytest.mark.parametrize("name", ["depth_anything_v2_vits", "dpt_large", "dpt_hybrid"])
 def test_both_layouts_name_the_same_arrays(name: str):
     preset = presets.get(name)
     for key in arrays.shapes(preset.model, "network"):
         (original,) = parts(preset.key_maps[0](key))
         theirs = list(parts(preset.key_maps[1](key)))
-        assert theirs == hugging_face_names(original, hybrid=name == "dpt_hybrid"), key
+        assert theirs == hugging_face.names(original, hybrid=name == "dpt_hybrid"), key
 
 
 def test_newer_names_of_attention_are_known():
@@ -243,59 +142,44 @@ def test_newer_names_of_attention_are_known():
     )
 
 
-TAPS = {
-    "depth_anything_v1_vits": (8, 9, 10, 11),
-    "depth_anything_v1_vitb": (8, 9, 10, 11),
-    "depth_anything_v1_vitl": (20, 21, 22, 23),
-    "depth_anything_v2_vits": (2, 5, 8, 11),
-    "depth_anything_v2_vitb": (2, 5, 8, 11),
-    "depth_anything_v2_vitl": (4, 11, 17, 23),
-    "depth_anything_v2_metric_hypersim_vits": (2, 5, 8, 11),
-    "depth_anything_v2_metric_hypersim_vitb": (2, 5, 8, 11),
-    "depth_anything_v2_metric_hypersim_vitl": (4, 11, 17, 23),
-    "depth_anything_v2_metric_vkitti_vits": (2, 5, 8, 11),
-    "depth_anything_v2_metric_vkitti_vitb": (2, 5, 8, 11),
-    "depth_anything_v2_metric_vkitti_vitl": (4, 11, 17, 23),
-    "dpt_large": (5, 11, 17, 23),
-    "dpt_hybrid": (8, 11),
-}
-
-
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_versions_differ_in_taps_ends_and_ways_back(name: str):
     preset = presets.get(name)
     again = model_from_dict(to_dict(Config(model=preset.model))["model"])
     assert again == preset.model
     network: Any = arrays.abstract(preset.model, "network")
-    assert network.encoder.taps == TAPS[name]
+    assert network.encoder.taps == SIZES[name].taps
     way_back = {"depth_anything_v1": "linear", "depth_anything_v2": "linear_aligned"}
     assert preset.preprocessing.enlarge == way_back.get(name[:17], "cubic")
-    furthest = {"hypersim": 20.0, "vkitti": 80.0}
-    limits = [limit for word, limit in furthest.items() if word in name]
-    assert [preset.model.max_depth] == (limits or [0.0])
-    assert preset.model.output == ("depth" if limits else "disparity")
+    limit = SIZES[name].max_depth
+    assert preset.model.max_depth == limit
+    assert preset.model.output == ("depth" if limit else "disparity")
     if preset.layout:
         size = f"depth_anything_v2_{name.rsplit('_', 1)[1]}"
         assert preset.layout == presets.get(size).layout
         assert expected_of(name, 0) == expected_of(size, 0)
 
 
+def test_every_transformer_has_a_reference():
+    assert set(SIZES) == set(TRANSFORMERS)
+
+
 @pytest.fixture(scope="module")
-def vits() -> DepthAnything:
-    module = DepthAnything(VITS)
+def vits() -> torch.nn.Module:
+    module = reference("depth_anything_v2_vits")
     randomise(module, seed=1)
     return module.eval()
 
 
 @pytest.fixture(scope="module")
-def published(vits: DepthAnything, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def published(vits: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("published") / "depth_anything_v2_vits.pth"
     torch.save(vits.state_dict(), path)
     return path
 
 
 def test_vits_agrees_with_torch_through_its_file(
-    vits: DepthAnything,
+    vits: torch.nn.Module,
     published: pathlib.Path,
     tmp_path: pathlib.Path,
     parity: Callable[..., None],
@@ -309,23 +193,15 @@ def test_vits_agrees_with_torch_through_its_file(
     assert (model.larger_is, model.unit) == ("nearer", None)
     # Its metadata say all options of the encoder, also those at their defaults.
     assert model.weights().architecture == "depth_anything_v2_vits"
-    images = np.random.default_rng(0).uniform(size=(1, 56, 70, 3)).astype(np.float32)
-    with torch.no_grad():
-        target = vits(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    size = (56, 70)
+    target = torch_output(vits, size)
     bar = float(BAR * target.std() / np.abs(target).max())
-    got = {"output": np.asarray(model(images))}
+    got = {"output": np.asarray(model(images(size)))}
     parity("depth_anything_v2_vits at 56x70", got, {"output": target}, bar)
-
-    exported = convert.to_torch(weights)
-    state = vits.state_dict()
-    assert set(exported) == set(state)
-    for key, value in exported.items():
-        dead = key in presets.get("depth_anything_v2_vits").dead
-        np.testing.assert_array_equal(value, 0 if dead else state[key].numpy())
 
 
 def test_an_encoder_alone_is_recognised_and_starts_a_network(
-    vits: DepthAnything, tmp_path: pathlib.Path
+    vits: torch.nn.Module, tmp_path: pathlib.Path
 ):
     path = tmp_path / "dinov2_vits14_pretrain.pth"
     front = "pretrained."
@@ -363,23 +239,17 @@ def test_in_bfloat16_the_map_is_float32(name: str):
     assert (score.shape, score.dtype) == (images.shape[:3], jnp.float32)
 
 
-def test_hugging_faces_file_is_the_same_network(
-    vits: DepthAnything, published: pathlib.Path, tmp_path: pathlib.Path
+def test_files_of_either_layout_are_the_same_network_and_so_is_an_exported_one(
+    vits: torch.nn.Module, tmp_path: pathlib.Path
 ):
-    theirs = {}
-    for key, value in vits.state_dict().items():
-        names = hugging_face_names(key)
-        pieces = value.split(len(value) // len(names)) if len(names) > 1 else [value]
-        theirs |= {name: piece.clone() for name, piece in zip(names, pieces, strict=True)}
+    through_files("depth_anything_v2_vits", vits, tmp_path)
+    theirs = hugging_face.tensors(vits.state_dict())
     assert len(theirs) == 287
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(theirs, path)
     with pytest.raises(WeightsError, match=r"holds one of depth_anything_v1_vits, .*with --arch"):
         convert.from_file(path)
-    weights = convert.from_file(path, "depth_anything_v2_vits")
-    assert "told_by" not in weights.provenance
-    for key, value in convert.from_file(published).arrays.items():
-        np.testing.assert_array_equal(weights.arrays[key], value)
+    assert "told_by" not in convert.from_file(path, "depth_anything_v2_vits").provenance
 
 
 def test_versions_are_told_by_the_name_of_the_file_or_by_the_user_alone(

@@ -37,7 +37,7 @@ from reldepth_jax.run_dir.saved_config import save_config
 from reldepth_jax.training import run as training_run
 from reldepth_jax.training.state import new_state
 from reldepth_jax.weights.from_run import load_run
-from tests.fixtures.training import TINY
+from tests.fixtures.training import TINY, with_devices
 
 pytestmark = pytest.mark.usefixtures("strides_encoder")
 
@@ -277,7 +277,7 @@ def test_other_numbers_of_devices_restore_the_same_bits(tmp_path: pathlib.Path):
     """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env=os.environ | with_devices(4),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -29,6 +29,7 @@ from reldepth_jax.training.state import new_state
 from reldepth_jax.training.step import step_function
 from reldepth_jax.weights import arrays, presets
 from reldepth_jax.weights.presets import KeyMap
+from tests.fixtures.training import with_devices
 from tests.references.torch_midas import MidasV21Small
 from tests.references.torch_reldepth_net import Options, TorchRelDepthNet
 from tests.references.torch_sgrl import Sgrl
@@ -198,7 +199,7 @@ print(len(jax.devices()))
 
 
 def test_the_parts_of_a_batch_stay_on_their_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = os.environ | with_devices(4)
     run = [sys.executable, "-c", SPLIT]
     result = subprocess.run(run, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,7 @@ from reldepth_jax.run_dir.saved_config import load_config
 from reldepth_jax.training.distributed.devices import Devices
 from reldepth_jax.training.state import new_state
 from tests.fixtures import marked
-from tests.fixtures.training import Child, config, train
+from tests.fixtures.training import Child, config, train, with_devices
 
 STEPS, MIDDLE = 50, 20
 RATE = 0.01
@@ -74,7 +74,7 @@ def run(folder: pathlib.Path, name: str, *, devices: int, workers: int) -> str:
         folder / name, *OPTIONS, f"--config.train.steps={STEPS}",
         f"--config.data.workers={workers}",
         program=RECORDER, SEEN=str(folder / f"{name}.seen"),
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        **with_devices(devices),
     )  # fmt: skip
     code, output, _ = child.end(timeout=300)
     assert code == 0, output
@@ -178,11 +178,7 @@ EIGHT = """
 
 
 def test_losses_on_1_2_4_and_8_devices_are_the_same(tmp_path: pathlib.Path):
-    child = Child(
-        tmp_path / "run", program=EIGHT,
-        # Quickly compiled, for it is four times.
-        XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-    )  # fmt: skip
+    child = Child(tmp_path / "run", program=EIGHT, **with_devices(8))
     code, output, _ = child.end(timeout=300)
     assert code == 0, output
     lines = [line for line in output.splitlines() if line.startswith("losses")]

@@ -23,8 +23,7 @@ from tests.fixtures.training import Child, config, newest, train
 BEGUN = 5
 """Steps of the run `continued` that one process makes."""
 LAUNCH = [sys.executable, "scripts/launch.py", "--processes"]
-FLAGS = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-"""The second process never finds its programs in the cache: compile quickly."""
+ON_CPU = {"JAX_PLATFORMS": "cpu"}
 
 
 def logged(workdir: pathlib.Path, group: str) -> dict[int, dict[str, float]]:
@@ -55,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     result = subprocess.run(
         [*LAUNCH, "2", "--", "tests/fixtures/pair.py", str(folder)],
         capture_output=True, text=True, timeout=300, check=False,
-        env=os.environ | FLAGS,
+        env=os.environ | ON_CPU,
     )  # fmt: skip
     # The last run: one process killed itself.
     assert result.returncode == 128 + signal.SIGKILL, result.stderr
@@ -206,7 +205,7 @@ def test_sigterm_to_the_second_process_of_the_script_stops_both(tmp_path: pathli
         Child(
             tmp_path / "run", "--config.train.steps=500", "--config.train.eval_every=500",
             JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(process),
-            MARKED_SLOW="0.02", RELDEPTH_TRACE=str(tmp_path / name), **FLAGS,
+            MARKED_SLOW="0.02", RELDEPTH_TRACE=str(tmp_path / name), **ON_CPU,
         )
         for process, name in enumerate(("run.trace", "second.trace"))
     )  # fmt: skip
