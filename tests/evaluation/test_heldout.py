@@ -3,10 +3,6 @@
 import io
 import json
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,8 +12,8 @@ from reldepth_jax.config import Choice, Config, DataConfig, EvalConfig
 from reldepth_jax.evaluation import compare, heldout, heldout_report
 from reldepth_jax.metrics import ordinal
 from reldepth_jax.types import Sample
+from tests.cli.test_commands import run
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = EvalConfig(num_images=0, pairs_per_image=300, seed=3)
 MEASURES = heldout.STRICT + heldout.THREE_WAY
 
@@ -360,7 +356,7 @@ def test_runs_on_other_images_or_pairs_are_refused(change, path):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("command", "arguments", "message"),
     [
         ("evaluate", ["--workdir", "x", "--config.model.dtype=bfloat16"], "model.dtype belongs to"),
         ("evaluate", ["--workdir", "x", "--splt=val"], "Did you mean '--split'?"),
@@ -370,14 +366,7 @@ def test_runs_on_other_images_or_pairs_are_refused(change, path):
         ("compare", ["--group", "a=", "--group", "b=runs/b"], "'a=' is no group"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(script, arguments, message):
-    done = subprocess.run(
-        [sys.executable, f"scripts/{script}.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_mistakes_are_one_line_and_exit_code_2(command, arguments, message):
+    _, told = run(command, *arguments, code=2)
+    assert message in told
+    assert len(told.splitlines()) == 1

@@ -112,6 +112,7 @@ def through_files(name: str, module: nn.Module, folder: pathlib.Path) -> network
     assert set(theirs.arrays) == set(weights.arrays)
     for key, value in weights.arrays.items():
         np.testing.assert_array_equal(theirs.arrays[key], value, key)
+    del theirs  # each copy of the largest network takes 1.4 GB
     path.unlink()
 
     again = {key: torch.tensor(value) for key, value in convert.to_torch(weights).items()}
@@ -121,6 +122,7 @@ def through_files(name: str, module: nn.Module, folder: pathlib.Path) -> network
     dead = presets.get(name).dead
     for key, value in exported.state_dict().items():
         assert torch.equal(value, torch.zeros_like(value) if key in dead else state[key]), key
+    del again, exported
 
     states = arrays.to_states(weights.model, "network", weights.arrays)
     return networks.Model(weights.model, *states, weights.preprocessing, weights.provenance)

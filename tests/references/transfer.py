@@ -72,10 +72,11 @@ def load(
 def randomise(module: nn.Module, seed: int) -> None:
     """Draw weights and running statistics that leave no term of the network without effect.
 
-    He's deviation keeps activations of order one. The last BatchNorm of a residual branch is
-    scaled down, so that 50 blocks in a row do not multiply them to infinity; of a block without
-    skip (`has_skip` false) it is not, or the image would lose its influence. A module that names
-    its `last_convolution` has that one rescaled, see `_rescale_output`.
+    He's deviation keeps activations of order one. The last BatchNorm or GroupNorm of a residual
+    branch is scaled down, so that 50 blocks in a row multiply neither them to infinity nor rounding
+    errors; of a block without skip (`has_skip` false) it is not, or the image would lose its
+    influence. A module that names its `last_convolution` has that one rescaled, see
+    `_rescale_output`.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -114,7 +115,8 @@ def randomise(module: nn.Module, seed: int) -> None:
                 elif name in ("cls_token", "pos_embed"):
                     normal(parameter, 0.5)
         for part in module.modules():
-            last = getattr(part, "bn3", getattr(part, "bn2", None))
+            names = ("norm3", "bn3", "bn2")
+            last = next((getattr(part, name) for name in names if hasattr(part, name)), None)
             if last is not None and getattr(part, "has_skip", True):
                 last.weight.mul_(0.3)
         if hasattr(module, "last_convolution"):

@@ -21,6 +21,7 @@ from reldepth_jax.weights.from_run import load_run
 from tests.fixtures.training import QUIET, TINY, digest
 
 pytestmark = pytest.mark.usefixtures("strides_encoder")
+DECAY = 0.3
 
 
 def with_ema(decay: float, **changes: Any) -> Config:
@@ -44,11 +45,11 @@ def steps(config: Config, count: int) -> list[TrainState]:
 
 
 def test_the_average_is_that_of_a_loop_and_changes_nothing_else():
-    decay, states = 0.3, steps(with_ema(0.3), 6)
+    states = steps(with_ema(DECAY), 6)
     want = leaves((states[0].params, states[0].stats))
     for before, after in enumerate(states[1:]):
         # Early on (1 + t) / (10 + t): 0.1, 0.18, 0.25; then the decay itself.
-        kept = min(decay, (1 + before) / (10 + before))
+        kept = min(DECAY, (1 + before) / (10 + before))
         weights = leaves((after.params, after.stats))
         want = [kept * old + (1 - kept) * new for old, new in zip(want, weights, strict=True)]
         for one, other in zip(leaves(after.average), want, strict=True):
@@ -58,8 +59,16 @@ def test_the_average_is_that_of_a_loop_and_changes_nothing_else():
     assert digest(plain.params) == digest(states[-1].params)
 
 
+@pytest.fixture(scope="module")
+def whole(strides_encoder: None, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return a run of 6 steps with an average."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert training_run.train(with_ema(DECAY, steps=6), folder, QUIET) == 0
+    return folder
+
+
 def test_a_run_with_an_average_resumes_validates_and_gives_it(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    whole: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     judged = []
     validation = training_run.evaluate_state
@@ -69,30 +78,31 @@ def test_a_run_with_an_average_resumes_validates_and_gives_it(
         return validation(state, *rest)
 
     monkeypatch.setattr(training_run, "evaluate_state", evaluate_state)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for folder, number in ((whole, 6), (parts, 4), (parts, 6)):
-        assert training_run.train(with_ema(0.5, steps=number), folder, QUIET) == 0
+    parts = tmp_path / "parts"
+    for number in (4, 6):
+        assert training_run.train(with_ema(DECAY, steps=number), parts, QUIET) == 0
     held = []
     for folder in (whole, parts):
-        like = new_state(with_ema(0.5), abstract=True)[1]
+        like = new_state(with_ema(DECAY), abstract=True)[1]
         checkpoints = Checkpoints(folder / "checkpoints", keep=10)
         held.append(checkpoints.restore(like, 6).state)
         checkpoints.close()
     assert digest(held[0]) == digest(held[1])
-    run = load_run(whole)
+    run = load_run(parts)
     assert digest((run.params, run.stats)) == digest(held[0].average) == judged[-1]
     assert digest(run.params) != digest(held[0].params)
 
 
-def test_the_average_starts_from_the_weights_that_a_run_starts_from(tmp_path: pathlib.Path):
-    assert training_run.train(with_ema(0.5, steps=1), tmp_path / "first", QUIET) == 0
+def test_the_average_starts_from_the_weights_that_a_run_starts_from(
+    whole: pathlib.Path, tmp_path: pathlib.Path
+):
     still = dataclasses.replace(
         with_ema(0.9999, steps=1, seed=5),
-        init_from=str(tmp_path / "first"),
+        init_from=str(whole),
         optim=dataclasses.replace(TINY.optim, learning_rate=1e-30),
     )
     assert training_run.train(still, tmp_path / "second", QUIET) == 0
-    first, second = (load_run(tmp_path / name) for name in ("first", "second"))
+    first, second = (load_run(folder) for folder in (whole, tmp_path / "second"))
     for one, other in zip(leaves(first.params), leaves(second.params), strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-25)
 

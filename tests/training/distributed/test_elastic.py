@@ -165,7 +165,7 @@ EIGHT = """
     batches = [*itertools.islice(train_batches(settings, [source], start=0), 12)]
     step, (_, begin) = step_module.step_function(settings), new_state(settings)
     begin, present = jax.device_get(begin), jax.devices()
-    for count in (1, 2, 4, 8):
+    for count in (1, 8):
         jax.devices, jax.local_device_count = lambda: present[:count], lambda: count
         devices = Devices(8)
         state, losses = devices.replicate(begin), []
@@ -177,15 +177,14 @@ EIGHT = """
 """
 
 
-def test_losses_on_1_2_4_and_8_devices_are_the_same(tmp_path: pathlib.Path):
+def test_losses_on_8_devices_are_those_of_one(tmp_path: pathlib.Path):
     child = Child(tmp_path / "run", program=EIGHT, **with_devices(8))
     code, output, _ = child.end(timeout=300)
     assert code == 0, output
     lines = [line for line in output.splitlines() if line.startswith("losses")]
-    one, *others = (json.loads(line.removeprefix("losses")) for line in lines)
-    assert (len(one), len(others)) == (12, 3)
-    for losses in others:
-        assert losses == pytest.approx(one, rel=1e-5)
+    one, eight = (json.loads(line.removeprefix("losses")) for line in lines)
+    assert len(one) == 12
+    assert eight == pytest.approx(one, rel=1e-5)
     assert max(one) > 1.02 * min(one)
 
 
