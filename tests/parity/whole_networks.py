@@ -124,8 +124,8 @@ def through_files(name: str, module: nn.Module, folder: pathlib.Path) -> network
         assert torch.equal(value, torch.zeros_like(value) if key in dead else state[key]), key
     del again, exported
 
-    states = arrays.to_states(weights.model, "network", weights.arrays)
-    return networks.Model(weights.model, *states, weights.preprocessing, weights.provenance)
+    variables = arrays.variables(weights.arrays)
+    return networks.Model(weights.model, variables, weights.preprocessing, weights.provenance)
 
 
 class Row(NamedTuple):
