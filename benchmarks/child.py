@@ -87,7 +87,7 @@ def _torch(config: Any, told: dict[str, Any]) -> Made:
         return torch.cuda.max_memory_allocated() if told["gpu"] else 0
 
     if told["what"] == "forward":
-        forward = peer.forward(config, None, compiled)
+        forward = peer.forward(peer.network(config, None), config.model.dtype, compiled)
         return lambda: forward(batch["image"]), peak
     step = peer.step(config, None, batch, compiled)
     return lambda: step.wait(step.run()), peak

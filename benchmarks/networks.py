@@ -2,6 +2,8 @@
 
 import functools
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -85,13 +87,29 @@ def forward(context: Context) -> Part:
     functions: dict[str, ours.Forward] = {OURS: ours.forward(config, state)}
     if not context.gpu:
         functions[FAST] = ours.forward(config, state, fast=True)
-    functions |= context.peers(
-        lambda torch, compiled: torch.forward(config, arrays, compiled), lambda f: f(images)
-    )
-    functions |= _runtimes(context, config, arrays, images)
+
+    def module() -> Any:
+        assert context.torch is not None
+        return context.torch.network(config, arrays)
+
+    def file() -> bytes:
+        from benchmarks import peer_runtimes
+
+        return peer_runtimes.exported(module(), images)
+
+    functions |= in_torch(context, module, images) | in_runtimes(context, file, images)
+    rows = compared(context, "forward", functions, images)
+    title = f"Forward: {context.encoder}, batch 1, {context.size}x{context.size}, {context.dtype}"
+    return Part("forward", title, rows, context.taken_notes())
+
+
+def compared(
+    context: Context, what: str, functions: dict[str, ours.Forward], images: np.ndarray
+) -> list[Row]:
+    """Time functions of images in turn, and how far their outputs are apart."""
     outputs = {who: function(images) for who, function in functions.items()}
     calls = {who: Call(functools.partial(f, images)) for who, f in functions.items()}
-    with context.bar("forward") as progress:
+    with context.bar(what) as progress:
         seconds = interleave(calls, context.rounds, progress=progress)
     base = TORCH if TORCH in outputs else OURS
     rows = []
@@ -101,17 +119,34 @@ def forward(context: Context) -> Part:
         if FAST in seconds and who not in (OURS, FAST):
             by = [ratios(*pair).median for pair in zip(seconds[FAST], taken, strict=True)]
             told.append(f"fast / this {by[0]:.3g}, in CPU time {by[1]:.3g}")
-        rows.append(timed("forward", who, taken, ", ".join(told), difference=float(error)))
+        rows.append(timed(what, who, taken, ", ".join(told), difference=float(error)))
     if FAST in seconds:
-        context.say("Fast: transformed convolutions (`load_model(…, fast=True)`).")
+        context.say("Fast: larger tiles of Winograd's (`load_model(…, fast=True)`).")
     context.say(f"Differs: most of all scores from {base}, over the largest score; new weights.")
-    title = f"Forward: {context.encoder}, batch 1, {context.size}x{context.size}, {context.dtype}"
-    return Part("forward", title, rows, context.taken_notes())
+    return rows
 
 
-def _runtimes(
-    context: Context, config: Config, arrays: dict[str, np.ndarray], images: np.ndarray
+def in_torch(
+    context: Context, module: Callable[[], Any], images: np.ndarray
 ) -> dict[str, ours.Forward]:
+    """Return the forward pass of a module for bytes, eager and compiled, as far as they run."""
+    return context.peers(
+        lambda torch, compiled: torch.forward(module(), context.dtype, compiled),
+        lambda function: function(images),
+    )
+
+
+def in_runtimes(
+    context: Context,
+    file: Callable[[], bytes],
+    images: np.ndarray,
+    prepare: Callable[[np.ndarray], np.ndarray] = lambda images: images,
+) -> dict[str, ours.Forward]:
+    """Return the forward pass of an ONNX file in each runtime, as far as they run.
+
+    Args:
+      prepare: makes the input of the file of images; its time belongs to them.
+    """
     found: dict[str, ours.Forward] = {}
     if context.torch is None:
         return found
@@ -122,10 +157,16 @@ def _runtimes(
 
     for who, make in peer_runtimes.RUNTIMES.items():
         with context.trying(who):
-            function = make(config, arrays, images)
-            function(images)
-            found[who] = function
+            run = make(file(), prepare(images))
+            found[who] = functools.partial(_prepared, run, prepare)
+            found[who](images)
     return found
+
+
+def _prepared(
+    run: ours.Forward, prepare: Callable[[np.ndarray], np.ndarray], images: np.ndarray
+) -> np.ndarray:
+    return run(prepare(images))
 
 
 def loss(context: Context) -> Part:

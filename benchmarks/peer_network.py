@@ -181,3 +181,15 @@ def network(
     # Not among the overloads that torch declares.
     made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return made
+
+
+class OfBytes(nn.Module):
+    """RGB uint8 (b, h, w, 3) -> what a network of (b, 3, h, w) in [0, 1] returns of them."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the network's output."""
+        return self.network(images.permute(0, 3, 1, 2).float() / 255)

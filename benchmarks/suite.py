@@ -2,6 +2,8 @@
 
   step        training step: images/s, utilisation, share of the loss
   forward     one image, from bytes to scores on the host
+  transformer Depth Anything V2 with ViT-S, the same, at 252x336 and 518x518
+  layers      attention, LayerNorm, GELU and transposed convolutions alone
   loss        ranking loss alone, forward and backward, against the number of pairs
   resize      a photograph to the size of the network, on the host
   prepare     shards, in this process and by workers
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     from benchmarks.torch_calls import Torch
 
 PARTS = (
-    "step", "forward", "loss", "resize", "prepare", "input", "checkpoint", "compile", "memory",
-    "kernels",
+    "step", "forward", "transformer", "layers", "loss", "resize", "prepare", "input", "checkpoint",
+    "compile", "memory", "kernels",
 )  # fmt: skip
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -53,7 +55,17 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
-    from benchmarks import kernels, machine, networks, pieces, preparing, processes, reading, report
+    from benchmarks import (
+        kernels,
+        machine,
+        networks,
+        pieces,
+        preparing,
+        processes,
+        reading,
+        report,
+        transformers,
+    )
     from benchmarks.context import Context
 
     gpu = jax.devices()[0].platform == "gpu"
@@ -72,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     measure = {
         "step": networks.step,
         "forward": networks.forward,
+        "transformer": transformers.transformer,
+        "layers": transformers.layers,
         "loss": networks.loss,
         "resize": pieces.resize,
         "prepare": preparing.preparing,

@@ -92,18 +92,25 @@ class Torch:
         return Call(run, self.wait)
 
     def forward(
-        self, config: Config, arrays: Arrays | None, compiled: bool
+        self, module: torch.nn.Module, dtype: str, compiled: bool
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """Return images, uint8 (b, h, w, 3) -> scores, both on the host as for ours."""
-        module = peer_network.network(config.model, arrays, self.device).eval()
+        """Return images, uint8 (b, h, w, 3) -> scores, both on the host as for ours.
+
+        The module is moved to the device.
+        """
+        module.eval().to(self.device)
         # Frozen: weights are constants, folded with BatchNorm and laid out ahead.
         function = _compile(module, options={"freezing": True}) if compiled else module
 
         def run(images: np.ndarray) -> np.ndarray:
-            with torch.no_grad(), peer_torch.autocast(self.device, config.model.dtype):
+            with torch.no_grad(), peer_torch.autocast(self.device, dtype):
                 return function(torch.from_numpy(images).to(self.device)).cpu().numpy()
 
         return run
+
+    def network(self, config: Config, arrays: Arrays | None) -> torch.nn.Module:
+        """Return the same network; None: with weights of its own."""
+        return peer_network.network(config.model, arrays, self.device)
 
     def loss(self, config: Config, scores: np.ndarray, batch: Arrays, compiled: bool) -> Call:
         """Return what draws pairs and gives loss and gradient by the scores."""

@@ -27,6 +27,8 @@ import jaxlib.version
 from reldepth_jax import runtime
 from reldepth_jax.errors import out_of_memory
 
+Make = Callable[[], tuple[Callable[..., Any], dict[str, str] | None]]
+
 _DIGEST = 32
 _SETTINGS = ("JAX_", "XLA_")
 """How environment variables begin that may change what is compiled."""
@@ -52,9 +54,7 @@ def numbers(
     return found
 
 
-def programs(
-    made_of: str, make: Callable[[], Callable[..., Any]]
-) -> Callable[..., Callable[..., Any]] | None:
+def programs(made_of: str, make: Make) -> Callable[..., Callable[..., Any]] | None:
     """Return what gives for arguments the compiled program for all arguments of their shapes.
 
     None where programs are not kept: where this process must not, on other devices than a single
@@ -63,7 +63,8 @@ def programs(
     Args:
       made_of: as in `numbers`.
       make: returns the function that is compiled, of positional arguments (dictionaries, lists and
-        tuples of arrays) to one array. It is not called for a program that is kept.
+        tuples of arrays) to one array, and the `compiler_options` of `jax.jit` for it. It is not
+        called for a program that is kept.
     """
     folder = runtime.kept_folder()
     if folder is None or not runtime.on_cpu() or jax.device_count() != 1:
@@ -115,17 +116,15 @@ def _replaced_if_it_fails(
     return program
 
 
-def _compiled(
-    path: pathlib.Path, make: Callable[[], Callable[..., Any]], arguments: tuple[Any, ...]
-) -> Callable[..., Any]:
+def _compiled(path: pathlib.Path, make: Make, arguments: tuple[Any, ...]) -> Callable[..., Any]:
     from jax.experimental import serialize_executable
 
-    function = make()
+    function, options = make()
     # What comes from JAX's cache lacks a part when it is written again (jax 0.10). Under a new name
     # nothing is found there, and what is kept here need not be kept there as well.
     function.__name__ = f"kept_{secrets.token_hex(8)}"
     with _not_kept_by_jax():
-        compiled = jax.jit(function).lower(*arguments).compile()
+        compiled = jax.jit(function, compiler_options=options).lower(*arguments).compile()
     with contextlib.suppress(Exception):
         # Where it cannot be written, it works all the same.
         _write(path, serialize_executable.serialize(compiled)[0])

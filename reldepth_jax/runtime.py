@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
+from jax import monitoring
 
 from reldepth_jax.errors import printable
 
@@ -142,11 +143,23 @@ def set_up() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not sys.platform.startswith("linux"):
         return
+    _listen()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         trim_threshold, mmap_max = -1, -4
         mallopt(trim_threshold, -1)
         mallopt(mmap_max, 0)
+
+
+@functools.cache
+def _listen() -> None:
+    """Return what the compiler has freed to the system: programs do not use its threads' arenas."""
+
+    def compiled(event: str, duration_secs: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > 1:
+            give_back()
+
+    monitoring.register_event_duration_secs_listener(compiled)
 
 
 def give_back() -> None:

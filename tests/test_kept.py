@@ -25,13 +25,13 @@ class Maker:
     def __init__(self):
         self.made = 0
 
-    def __call__(self) -> Callable[..., jax.Array]:
+    def __call__(self) -> tuple[Callable[..., jax.Array], dict[str, str] | None]:
         self.made += 1
 
         def function(values: dict[str, jax.Array], x: jax.Array) -> jax.Array:
             return jnp.sort(jnp.tanh(x @ x.T), axis=1).sum(1) + values["bias"]
 
-        return function
+        return function, runtime.compiler_options()
 
 
 @pytest.fixture
@@ -71,6 +71,13 @@ def test_the_second_process_makes_nothing(folder: pathlib.Path):
     assert make.made == 3
 
 
+def test_options_reach_the_compiler(folder: pathlib.Path):
+    programs = kept.programs("test", lambda: (jnp.sum, {"no_such_option": "1"}))
+    assert programs is not None
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        programs(X)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -99,8 +106,8 @@ def test_a_file_of_another_program_is_not_run(folder: pathlib.Path):
     (path,) = folder.iterdir()
     kept_program = path.read_bytes()
 
-    def other() -> Callable[..., jax.Array]:
-        return lambda values, x: x.sum(1) + values["bias"]
+    def other() -> tuple[Callable[..., jax.Array], None]:
+        return lambda values, x: x.sum(1) + values["bias"], None
 
     programs = kept.programs("other", other)
     assert programs is not None
@@ -149,7 +156,8 @@ def test_exhausted_memory_is_no_reason_to_compile_again(folder, monkeypatch: pyt
 def test_what_jax_has_kept_is_not_kept_again(folder: pathlib.Path):
     # As jax 0.10 reads it, it would be written without a part.
     make = Maker()
-    jax.jit(make())({"bias": jnp.full(1, -3.0)}, X)
+    function, options = make()
+    jax.jit(function, compiler_options=options)({"bias": jnp.full(1, -3.0)}, X)
     first = run(make)
     for path in folder.iterdir():
         path.unlink()

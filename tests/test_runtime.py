@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import jax
 import pytest
+from jax import monitoring
 
 from reldepth_jax import runtime
 
@@ -40,6 +41,19 @@ def test_pages_are_not_faulted_in_again():
 
     # An array of them has 6,100 pages; without it every call takes three anew.
     assert pages("set_up") < 3000 < pages("as it comes")
+
+
+def test_what_a_long_compilation_freed_is_given_back(monkeypatch: pytest.MonkeyPatch):
+    given_back: list[str] = []
+    monkeypatch.setattr(runtime, "give_back", lambda: given_back.append("it"))
+    runtime._listen()
+    told: list[str] = []
+    monitoring.register_event_duration_secs_listener(lambda event, *_, **__: told.append(event))
+    jax.jit(lambda x: x + 1)(1.0)
+    (event,) = {each for each in told if "backend_compile" in each}
+    assert given_back == []
+    monitoring.record_event_duration_secs(event, 2.0)
+    assert given_back == ["it"]
 
 
 CACHE = "jax_compilation_cache_dir"

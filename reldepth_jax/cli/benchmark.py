@@ -64,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--parts",
         metavar="A,B,…",
-        help="of step, forward, loss, resize, prepare, input, checkpoint, compile, memory, kernels;"
-        " default: all",
+        help="of step, forward, transformer, layers, loss, resize, prepare, input, checkpoint,"
+        " compile, memory, kernels; default: all",
     )
     group.add_argument("--encoder", metavar="NAME", help="a ResNet, default: resnet50")
     group.add_argument("--dtype", choices=["float32", "bfloat16"], help="of convolutions")

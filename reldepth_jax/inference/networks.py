@@ -236,27 +236,32 @@ def _compiled(config: ModelConfig, fast: bool) -> Callable[..., Float[Array, "b 
         program = kept.programs(f"network {config}", lambda: _function(config, fast=False))
         if program is not None:
             return _bounded(program)
-    options = runtime.compiler_options() if fast else None
-    jitted: Any = jax.jit(_function(config, fast), compiler_options=options)
+    function, options = _function(config, fast)
+    jitted: Any = jax.jit(function, compiler_options=options)
     return _bounded(lambda *_: jitted, jitted.clear_cache)
 
 
-def _function(config: ModelConfig, fast: bool) -> Callable[..., Array]:
-    """Return what `_compiled` compiles."""
+def _function(
+    config: ModelConfig, fast: bool
+) -> tuple[Callable[..., Array], dict[str, str] | None]:
+    """Return what `_compiled` compiles, and with which options."""
     # Imported late: a program that is kept needs neither Flax nor our layers.
     from flax import nnx
 
-    from reldepth_jax.models.cpu.winograd_network import fast_network
+    from reldepth_jax.models.cpu.winograd_network import exact_network, fast_network
     from reldepth_jax.models.network import as_float, graph_definition
 
-    network = fast_network(_network(config)) if fast else _network(config)
+    plain = _network(config)
+    network = (fast_network if fast else exact_network)(plain)
+    # Small networks gain nothing from them.
+    options = None if network is plain else runtime.compiler_options()
     graph = graph_definition(network, training=False)
 
     def forward(values: Any, images: Array) -> Array:
         states = values if fast else arrays.states(config, "network", values)
         return nnx.merge(graph, *states).raw(as_float(images).astype(jnp.float32))
 
-    return forward
+    return forward, options
 
 
 def _bounded(

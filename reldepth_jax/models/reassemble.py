@@ -3,13 +3,13 @@
 Source: Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, Section 3.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from reldepth_jax.config import ModelConfig
 from reldepth_jax.models.layers import Initializer, conv
+from reldepth_jax.models.transformer import gelu
 from reldepth_jax.types import Tokens
 
 _SCALES = (4, 2, 1, -2)
@@ -82,6 +82,6 @@ class Reassemble(nnx.Module):
         x = tokens.patches
         if self.readout is not None:
             both = [x, jnp.broadcast_to(tokens.summary, x.shape)]
-            x = jax.nn.gelu(self.readout(jnp.concatenate(both, -1)), approximate=False)
+            x = gelu(self.readout(jnp.concatenate(both, -1)))
         x = self.project(x)
         return x if self.resize is None else self.resize(x)

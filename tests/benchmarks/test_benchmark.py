@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import (
     context,
+    exports,
     kernels,
     ours,
     peer_torch,
@@ -24,6 +25,7 @@ from benchmarks import (
     report,
     suite,
     torch_calls,
+    transformers,
     workload,
 )
 from reldepth_jax.cli import benchmark, timing
@@ -31,6 +33,7 @@ from reldepth_jax.cli.timing import Call, Seconds, interleave, ratios, spread
 from reldepth_jax.config import Config, ConfigError
 from reldepth_jax.data.images.resampling import resample
 from reldepth_jax.errors import UserError
+from reldepth_jax.inference.networks import Model
 from reldepth_jax.losses.ranking import RankingLoss
 from reldepth_jax.training import optimizer, state
 from reldepth_jax.training.state import TrainState
@@ -149,11 +152,19 @@ def test_the_network_is_the_same(weights: dict[str, np.ndarray], monkeypatch: py
     settings = config()
     monkeypatch.setattr(ours, "new_state", lambda settings: filled(settings, weights))
     images = workload.make_batch(settings)["image"]
-    expected = PEER.forward(settings, weights, False)(images)
+    expected = PEER.forward(PEER.network(settings, weights), "float32", False)(images)
     assert expected.shape == (2, 64, 64)
     assert expected.std() > 0.1
     got = ours.forward(settings, ours.new_state(settings))(images)
     np.testing.assert_allclose(got, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_the_transformer_is_the_same():
+    model = exports.with_random_weights(transformers.NAME)
+    images = np.random.default_rng(0).integers(0, 256, (1, 28, 42, 3), np.uint8)
+    expected = PEER.forward(transformers._module(model), "float32", False)(images)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(model(images), expected, atol=2e-4 * expected.std())
 
 
 def test_the_loss_is_the_same():
@@ -255,10 +266,16 @@ def forward_by_peer(weights: dict[str, np.ndarray]) -> Any:
     """Return what stands in for `ours.forward`; the fast one is wrong by a half."""
 
     def forward(settings: Config, state: object, *, fast: bool = False) -> ours.Forward:
-        function = PEER.forward(settings, weights, False)
+        function = PEER.forward(PEER.network(settings, weights), "float32", False)
         return lambda images: function(images) * np.float32(0.5 if fast else 1)
 
     return forward
+
+
+def map_by_peer(model: Model, images: np.ndarray) -> np.ndarray:
+    """Stand in for `transformers._map`, as `forward_by_peer`."""
+    found = PEER.forward(transformers._module(model), "float32", False)(images)
+    return found * np.float32(0.5 if model.fast else 1)
 
 
 def test_all_parts_are_told_in_table_and_json(
@@ -273,6 +290,8 @@ def test_all_parts_are_told_in_table_and_json(
     step_of_ours = Call(lambda: logarithm(np.float32(2)), jax.block_until_ready)
     monkeypatch.setattr(ours, "step", lambda *given: step_of_ours)
     monkeypatch.setattr(ours, "forward", forward_by_peer(weights))
+    monkeypatch.setattr(transformers, "SIZES", ((28, 42),))
+    monkeypatch.setattr(transformers, "_map", map_by_peer)
     monkeypatch.setattr(torch_calls.shutil, "which", lambda name: None)
     monkeypatch.setattr(processes, "_child", lambda context, told, caches: outcome(told))
     monkeypatch.setattr(timing, "WINDOW", 0.01)
@@ -299,7 +318,7 @@ def test_all_parts_are_told_in_table_and_json(
             assert len(row["rounds"]) == (1 if name in ("compile", "memory") else 2), row
             assert row["low"] > 0, row
             assert row["low"] <= row["median"] <= row["high"]
-    for name in ("step", "forward", "loss"):
+    for name in ("step", "forward", "transformer", "loss"):
         assert "torch.compile: not measured, no C++ compiler." in found["parts"][name]["notes"]
     step = {(row["what"], row["who"]): row for row in found["parts"]["step"]["rows"]}
     mine, theirs = step["step, batch 2", "ours"], step["step, batch 2", "torch"]
@@ -309,11 +328,12 @@ def test_all_parts_are_told_in_table_and_json(
     np.testing.assert_allclose(
         mine["utilisation"], mine["flops"] / mine["median"] / mine["peak_flops"]
     )
-    forward = {row["who"]: row for row in found["parts"]["forward"]["rows"]}
-    assert set(forward) >= {"ours", "ours, fast", "torch"}
-    assert forward["ours"]["difference"] == 0
-    np.testing.assert_allclose(forward["ours, fast"]["difference"], 0.5, rtol=1e-6)
-    assert "fast / this" in forward["torch"]["note"]
+    for name in ("forward", "transformer"):
+        forward = {row["who"]: row for row in found["parts"][name]["rows"]}
+        assert set(forward) >= {"ours", "ours, fast", "torch"}
+        assert forward["ours"]["difference"] == 0
+        np.testing.assert_allclose(forward["ours, fast"]["difference"], 0.5, rtol=1e-6)
+        assert "fast / this" in forward["torch"]["note"]
     assert {row["median"] for row in found["parts"]["compile"]["rows"]} == {4.5, 0.5}
     assert {row["median"] for row in found["parts"]["memory"]["rows"]} == {2.0}
     whole, kind, single = found["parts"]["kernels"]["rows"]

@@ -1,4 +1,4 @@
-"""Convolutions of one group, biases and batch normalisation against torch in float64."""
+"""Convolutions of one group, norms, attention and GELU against torch in float64."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -11,8 +11,10 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
+from reldepth_jax.models.cpu import tokens
 from reldepth_jax.models.cpu.batch_norm import batch_norm
 from reldepth_jax.models.layers import BatchNorm, conv
+from reldepth_jax.models.transformer import gelu
 
 # Rounding of float32 in sums of up to 700 products, and of means of up to 200 numbers.
 TOLERANCE = 3e-6
@@ -165,3 +167,61 @@ def test_a_constant_channel_keeps_finite_values_and_gradients():
     value, of_x = jax.jit(jax.value_and_grad(square))(x)
     assert np.isfinite(value)
     assert np.isfinite(of_x).all()
+
+
+def with_gradients(
+    function: Callable[..., jax.Array], inputs: list[np.ndarray], direction: np.ndarray
+) -> dict[str, Any]:
+    got, pull = jax.vjp(jax.jit(function), *map(jnp.asarray, inputs))
+    return {"output": got} | {
+        f"of {k}": each for k, each in enumerate(pull(jnp.asarray(direction)))
+    }
+
+
+def torch_with_gradients(
+    function: Callable[..., torch.Tensor], inputs: list[np.ndarray], direction: np.ndarray
+) -> dict[str, Any]:
+    leaves = [torch.tensor(x.astype(np.float64)).requires_grad_() for x in inputs]
+    output = function(*leaves)
+    gradients = torch.autograd.grad(output, leaves, torch.tensor(direction.astype(np.float64)))
+    named = {f"of {k}": each.numpy() for k, each in enumerate(gradients)}
+    return {"output": output.detach().numpy()} | named
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    weights = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(3)
+    return (weights @ v).transpose(1, 2)
+
+
+# By name: ours, torch's, shapes of the inputs, deviation of the first.
+FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]], float]] = {
+    "LayerNorm": (
+        lambda x, scale, bias: tokens.layer_norm(x, scale, bias, 1e-6),
+        lambda x, scale, bias: functional.layer_norm(x, (48,), scale, bias, 1e-6),
+        [(2, 7, 48), (48,), (48,)],
+        1.0,
+    ),
+    "attention": (tokens.attend, attention, [(2, 5, 3, 8), (2, 7, 3, 8), (2, 7, 3, 8)], 1.0),
+    # Logits in the hundreds, whose exponentials overflow unless the largest is subtracted.
+    "sharp attention": (tokens.attend, attention, [(1, 5, 2, 8), (1, 7, 2, 8), (1, 7, 2, 8)], 99.0),
+    "GELU": (gelu, functional.gelu, [(300,)], 2.0),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_layers_of_transformers_agree_in_value_and_gradients(
+    name: str, parity: Callable[..., None]
+):
+    form, reference, shapes, deviation = FORMS[name]
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    inputs[0] *= np.float32(deviation)
+    direction = rng.normal(size=shapes[0]).astype(np.float32)
+    parity(
+        name,
+        with_gradients(form, inputs, direction),
+        torch_with_gradients(reference, inputs, direction),
+        # A logit of 300 is rounded by 2e-5.
+        TOLERANCE if deviation < 10 else 1e-4,
+    )

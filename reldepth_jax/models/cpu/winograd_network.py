@@ -1,12 +1,21 @@
 """Networks with Winograd's algorithm for their 3x3 convolutions.
 
-Prediction with `redweb` at 384x384 takes 0.52 times as long as with exact convolutions on one core,
-0.57 on two, and about 3 s more to compile. `runtime.compiler_options()` is worth a tenth of it.
+Exact prediction computes large convolutions by F(2,3), which rounds as direct convolutions do; fast
+prediction and training take F(4,3), which loses digits. With `redweb` at 384x384 on one core, exact
+prediction takes EX times as long as with direct convolutions alone, fast prediction FA, and 2 s
+more to compile.
 
-Largest error of the output against float64, relative to its scale, with random weights at 128x160:
-`redweb` and `sgrl` 2.3e-6, `midas_v21_small` 5.8e-6; exact convolutions 1.8e-6, 1.5e-6 and 2.9e-6.
+Error of the output against float64, relative to its scale, with random weights at 128x160, two
+inputs; F(2,3) in all 3x3 convolutions at stride 1:
+
+              torch             direct            F(2,3)            F(4,3)
+              most     rms      most     rms      most     rms      most     rms
+redweb        1.8e-6   3.9e-7   1.9e-6   4.5e-7   1.9e-6   5.3e-7   3.1e-6   8.0e-7
+sgrl          1.5e-6   2.7e-7   1.8e-6   4.0e-7   1.5e-6   3.6e-7   3.0e-6   7.8e-7
+midas_v21_s.  3.2e-6   7.8e-7   3.5e-6   7.5e-7   2.7e-6   6.8e-7   5.3e-6   1.1e-6
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -20,9 +29,17 @@ from reldepth_jax.models.cpu.convolution import convolve
 
 Network = TypeVar("Network", bound=nnx.Module)
 
+_EXACT, _FAST = 2, 4
+"""Sides of tiles: F(2,3) in exact prediction, F(4,3) in fast prediction and in training."""
+
+_LEAST_CHANNELS_EXACT = 128
+_LEAST_MULTIPLICATIONS_EXACT = 2**29
+"""From which exact prediction gains; channels in and out, products of one image. Measured on one
+core: 64 to 64 channels take 0.75 to 0.9 times as long as directly, 128 to 128 0.6, 256 to 256 0.55.
+Each takes a tenth of a second to compile, and smaller ones save 1 ms."""
 _LEAST_CHANNELS = 32
-"""In and out, from which a prediction gains. Measured on one core at 96x96: 16 to 16 channels take
-1.2 times as long as directly, 24 to 24 1.4, 32 to 32 0.75, 64 to 64 0.5, 256 to 256 0.35."""
+"""In and out, from which a fast prediction gains. Measured on one core at 96x96: 16 to 16 channels
+take 1.2 times as long as directly, 24 to 24 1.4, 32 to 32 0.75, 64 to 64 0.5, 256 to 256 0.35."""
 _LEAST_CHANNELS_TRAINED = 64
 _LEAST_TILES_TRAINED = 32
 _LEAST_MULTIPLICATIONS_TRAINED = 2**28
@@ -33,16 +50,22 @@ to 0.7, 1024 0.4 to 0.5. Smaller ones gain alone, but with what is around them t
 1.04, for 3 s more to compile."""
 
 
+def exact_network(model: Network) -> Network:
+    """Return the network that takes the parameters of `model`, with large convolutions by F(2,3).
+
+    Its rounding errors are those of direct convolutions (above). What stays as it is: as in
+    `fast_network`.
+    """
+    return _replaced(model, _LEAST_CHANNELS_EXACT, _convolve_exactly)
+
+
 def fast_network(model: Network) -> Network:
     """Return the network that takes the parameters of `fast_params`, shapes and dtypes of `model`.
 
     3x3 convolutions at stride 1 become Winograd's. Those in groups, of few channels or not in
     float32 stay as they are, and so do all if the device is not a CPU.
     """
-    network = nnx.clone(model)
-    for conv in _replaceable(network, _LEAST_CHANNELS):
-        conv.conv_general_dilated = _of_transformed
-    return network
+    return _replaced(model, _LEAST_CHANNELS, _of_transformed)
 
 
 def fast_params(model: nnx.Module, params: nnx.State) -> nnx.State:
@@ -50,7 +73,7 @@ def fast_params(model: nnx.Module, params: nnx.State) -> nnx.State:
     network = nnx.clone(model)
     nnx.update(network, params)
     for conv in _replaceable(network, _LEAST_CHANNELS):
-        conv.kernel.set_value(winograd.transform_kernel(conv.kernel.get_value()))
+        conv.kernel.set_value(winograd.transform_kernel(conv.kernel.get_value(), _FAST))
     return nnx.state(network, nnx.Param)
 
 
@@ -59,9 +82,15 @@ def fast_training(model: Network) -> Network:
 
     As `fast_network` otherwise. Its gradients take Winograd's algorithm too.
     """
+    return _replaced(model, _LEAST_CHANNELS_TRAINED, _convolve)
+
+
+def _replaced(model: Network, least_channels: int, how: Callable[..., Array]) -> Network:
+    if not _replaceable(model, least_channels):
+        return model
     network = nnx.clone(model)
-    for conv in _replaceable(network, _LEAST_CHANNELS_TRAINED):
-        conv.conv_general_dilated = _convolve
+    for conv in _replaceable(network, least_channels):
+        conv.conv_general_dilated = how
     return network
 
 
@@ -99,13 +128,22 @@ def _of_transformed(
     return winograd.conv3x3(x, kernel)
 
 
+def _convolve_exactly(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], *args: Any, **options: Any
+) -> Float[Array, "b h w o"]:
+    # Of one image: its map must not depend on how many are beside it.
+    if x[0].size * 9 * kernel.shape[3] < _LEAST_MULTIPLICATIONS_EXACT:
+        return convolve(x, kernel, *args, **options)
+    return winograd.conv3x3(x, winograd.transform_kernel(kernel, _EXACT))
+
+
 def _convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"], *args: Any, **options: Any
 ) -> Float[Array, "b h w o"]:
     multiplications = x.size * 9 * kernel.shape[3]
     if (
-        winograd.tiles(x.shape) < _LEAST_TILES_TRAINED
+        winograd.tiles(x.shape, _FAST) < _LEAST_TILES_TRAINED
         or multiplications < _LEAST_MULTIPLICATIONS_TRAINED
     ):
         return convolve(x, kernel, *args, **options)
-    return winograd.conv3x3(x, winograd.transform_kernel(kernel))
+    return winograd.trained3x3(x, kernel, _FAST)
