@@ -212,7 +212,9 @@ def test_nothing_is_kept_where_that_is_impossible(
     assert capfd.readouterr() == ("", "")
 
 
-def test_nothing_is_kept_unless_the_program_asks(tmp_path: pathlib.Path):
+def test_nothing_is_kept_unless_the_program_asks(monkeypatch: pytest.MonkeyPatch):
+    # Another test in this process may have asked.
+    monkeypatch.setattr(runtime, "_keeping", False)
     assert runtime.kept_folder() is None
     assert kept.programs("test", Maker()) is None
     assert kept.numbers("test", lambda: {"a": [1]}) == {"a": [1]}

@@ -1,4 +1,4 @@
-"""Resampling maps along their axes by small matrices. Axes: b h w c."""
+"""Resampling maps along their axes: by small matrices, on CPU also by taps. Axes: b h w c."""
 
 import functools
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from reldepth_jax import runtime
 from reldepth_jax.ops.upsample import upsample_2x
 from reldepth_jax.types import MapSize
 
@@ -40,9 +41,42 @@ def _resized(x: Array, size: MapSize, align_corners: bool) -> Array:
     if size == (2 * height, 2 * width):
         return upsample_2x(x, align_corners=align_corners)
     for axis, new in ((1, size[0]), (2, size[1])):
-        if x.shape[axis] != new:
-            x = along(x, axis, _linear(x.shape[axis], new, align_corners))
+        if x.shape[axis] == new:
+            continue
+        ends = x.shape[axis], new
+        if runtime.on_cpu() and all(isinstance(each, int) for each in ends):
+            x = _by_taps(x, axis, ends, align_corners)
+        else:
+            x = along(x, axis, _linear(*ends, align_corners))
     return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _by_taps(x: Array, axis: int, ends: tuple[int, int], align_corners: bool) -> Array:
+    """Return the product of `along` and `_linear` from one length to another as two gathers.
+
+    32 channels from 296x296 to 518x518 on one core: 2 ms instead of 54 to 67. The gradient is a
+    product with the matrix, where a scatter would be slow.
+    """
+    old, new = ends
+    first, share = _places(old, new, align_corners)
+    shape = tuple(new if each == axis else 1 for each in range(x.ndim))
+    share = share.astype(np.float32).reshape(shape)
+    wide = x.astype(jnp.float32)
+    near, far = (
+        jnp.take(wide, np.clip(first + tap, 0, old - 1), axis, mode="clip") for tap in (0, 1)
+    )
+    return (near * (1 - share) + far * share).astype(x.dtype)
+
+
+def _by_taps_backward(
+    axis: int, ends: tuple[int, int], align_corners: bool, _: None, gradient: Array
+) -> tuple[Array]:
+    matrix = _linear(*ends, align_corners)
+    return (along(gradient, axis, np.ascontiguousarray(matrix.T)),)
+
+
+_by_taps.defvjp(lambda x, *static: (_by_taps(x, *static), None), _by_taps_backward)
 
 
 def along(x: Float[Array, "b h w c"], axis: int, matrix: Any) -> Float[Array, "b _h _w c"]:
@@ -79,6 +113,12 @@ def interpolation(old: Any, first: Any, weights: Any) -> Any:
 
 def _linear(old: Any, new: Any, align_corners: bool) -> Any:
     """Return the weights of the two neighbours of each new pixel, held at the ends."""
+    first, share = _places(old, new, align_corners)
+    return interpolation(old, first, (1 - share, share))
+
+
+def _places(old: Any, new: Any, align_corners: bool) -> tuple[Any, Any]:
+    """Return the first neighbour of each new pixel, and the share of the second."""
     xp = numpy_for(old, new)
     k = xp.arange(new)
     # Where it is, as a fraction of whole numbers: exact, also in float32.
@@ -87,5 +127,4 @@ def _linear(old: Any, new: Any, align_corners: bool) -> Any:
     else:
         above, below = xp.maximum((2 * k + 1) * old - new, 0), 2 * new
     first = above // below
-    share = (above - first * below) / below
-    return interpolation(old, first, (1 - share, share))
+    return first, (above - first * below) / below
