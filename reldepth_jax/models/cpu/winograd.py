@@ -109,7 +109,7 @@ def trained3x3(
     """Return `conv3x3` by tiles of `side`; its gradients take the same tiles, as cheaply.
 
     They transform inputs and kernel again instead of keeping what is (t + 2)^2 / t^2 and
-    (t + 2)^2 / 9 times as large: a step of ResNet-50 takes 1.03 times as long, and two thirds of
+    (t + 2)^2 / 9 times as large: a step of ResNet-50 takes 1.02 times as long, and two thirds of
     the memory.
     """
     return conv3x3(x, transform_kernel(kernel, side))
