@@ -26,16 +26,8 @@ Cost and score: docs/training.md.
 import dataclasses
 from typing import Any
 
-from reldepth_jax.config import (
-    Choice,
-    Config,
-    DataConfig,
-    EvalConfig,
-    MixedSource,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from reldepth_jax.config import Choice, Config, MixedSource
+from reldepth_jax.evaluation.ablation import grid
 from reldepth_jax.evaluation.ablation.grid import Grid, Heldout
 
 STEPS = 200
@@ -69,59 +61,33 @@ def get_grid(variant: str = "data") -> Grid:
         MixedSource(source=told("nyu_v2_train", "nyu_teacher"), share=0.275),
         MixedSource(source=told("kitchen", "kitchen_teacher"), share=0.225),
     )
-    plain = Choice("ranking", sigma=0.05, drop_easiest=0.0)
     weights = Choice("distillation", sigma=0.05, confidence="weights")
     targets = Choice("distillation", sigma=0.05)
-    labelled = _base(rooms)
+    recipe = grid.load(f"ablation_nyu:{variant}").arms["pretrained"]["plain_ranking"]
+    labelled = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, source=rooms, subset=40),
+        train=dataclasses.replace(
+            recipe.train, steps=STEPS, eval_every=STEPS, checkpoint_every=STEPS
+        ),
+    )
 
-    def arm(mix: tuple[MixedSource, ...], loss: Choice) -> Config:
+    def taught(loss: Choice) -> Config:
         return dataclasses.replace(
-            labelled, data=dataclasses.replace(labelled.data, mix=mix), loss=loss
+            labelled, data=dataclasses.replace(labelled.data, mix=new), loss=loss
         )
 
     return Grid(
         arms={
             "distillation": {
-                "labelled": arm((), plain),
-                "order": arm(new, plain),
-                "weights": arm(new, weights),
-                "targets": arm(new, targets),
+                "labelled": labelled,
+                "order": taught(recipe.loss),
+                "weights": taught(weights),
+                "targets": taught(targets),
             }
         },
         heldout={
             "nyu": Heldout(source=rooms, sigma=0.1),
             "kitchen": Heldout(source=kitchen, sigma=0.1),
         },
-    )
-
-
-def _base(source: Choice) -> Config:
-    return Config(
-        data=DataConfig(
-            source=source,
-            subset=40,
-            crop=(96, 128),
-            zoom=(1.0, 1.6),
-            batch_size=8,
-            color_jitter=0.4,
-            gamma_jitter=0.5,
-        ),
-        model=ModelConfig(
-            encoder=Choice("efficientnet_lite0"), decoder_width=32, normalisation="tf", init="he"
-        ),
-        pairs=Choice("uniform", num_pairs=3000),
-        optim=OptimConfig(
-            name="adamw",
-            learning_rate=1e-3,
-            encoder_lr_scale=0.2,
-            warmup_steps=50,
-            weight_decay=0.02,
-            max_grad_norm=1.0,
-        ),
-        train=TrainConfig(
-            steps=STEPS, eval_every=STEPS, eval_images=40, checkpoint_every=STEPS, keep=1
-        ),
-        eval=EvalConfig(num_images=80, sigma=0.1),
-        init_from="pretrained:efficientnet_lite0",
-        init_part="encoder",
     )

@@ -126,6 +126,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.mirrored:
         if weights.part == "encoder":
             raise config.ConfigError("--mirrored belongs to a network, not to an encoder alone")
+        if not weights.model.mirrored and weights.temperature is not None:
+            if options.temperature is None:
+                print(
+                    f"without the temperature {weights.temperature:.4g}, which is that of the"
+                    " output without the mirror image; `reldepth evaluate --model"
+                    f" {options.output}` fits another, for --temperature"
+                )
+            weights = dataclasses.replace(weights, temperature=None)
         twice = dataclasses.replace(weights.model, mirrored=True)
         weights = dataclasses.replace(weights, model=twice)
     if options.temperature is not None:

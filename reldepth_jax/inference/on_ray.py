@@ -159,6 +159,7 @@ def predict(
     A photograph over which workers die counts as failed. Raises as `files.predict_files`, and
     PredictError if there is no such cluster, or no worker can start.
     """
+    _cluster()  # before anything is written
     output = writer.output.absolute()
     writer = dataclasses.replace(writer, output=output)
     counts = collections.Counter[str]()
@@ -253,11 +254,7 @@ def _connected(workers: int) -> Iterator[None]:
 
     A program that is connected already stays so.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its warnings are about how Ray Data itself is written.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Each try takes 40 s, and warns three times.
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    address = _cluster()
     import ray
     import ray.data
 
@@ -267,9 +264,6 @@ def _connected(workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _require_answer(address, ray.util.get_node_ip_address())
     how = {} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
     try:
         with warnings.catch_warnings():
@@ -283,6 +277,24 @@ def _connected(workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _cluster() -> str | None:
+    """Return RAY_ADDRESS, if it is set; raise PredictError if nobody listens there.
+
+    A program that is connected already is not asked.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its warnings are about how Ray Data itself is written.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Each try takes 40 s, and warns three times.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    if address and not ray.is_initialized():
+        _require_answer(address, ray.util.get_node_ip_address())
+    return address
 
 
 def _require_answer(address: str, here: str) -> None:

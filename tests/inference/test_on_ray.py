@@ -225,6 +225,18 @@ def test_a_cluster_where_nobody_listens_is_one_line(form: str):
     assert line.startswith(f"no Ray cluster answers at RAY_ADDRESS={address}: Connection refused; ")
 
 
+def test_nothing_is_written_for_a_cluster_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    util = types.SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+    fake = types.SimpleNamespace(is_initialized=lambda: False, util=util)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    writer = Writer(output=tmp_path / "out")
+    chosen = photographs([photo(tmp_path / "a.jpg", 7)], [], writer)
+    with pytest.raises(PredictError, match="no Ray cluster answers"):
+        on_ray.predict(Deadly(tmp_path), chosen, writer, 2)
+    assert not writer.output.exists()
+
+
 @pytest.mark.parametrize("address", ["head:", "head:port", "head:70000", ":0", "ray://head:x"])
 def test_an_address_without_a_port_is_one_line(address: str):
     with pytest.raises(PredictError, match=f"RAY_ADDRESS={address}: name HOST:PORT"):

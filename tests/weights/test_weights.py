@@ -131,6 +131,23 @@ def test_a_network_can_be_told_to_prefer_no_side(
     assert mirrored.digest != tiny.digest
 
 
+def test_the_temperature_of_another_output_is_not_kept(
+    saved: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    warm, path = tmp_path / "warm.safetensors", tmp_path / "mirrored.safetensors"
+    assert run("convert", saved, warm, "--temperature", "0.1") == 0
+    capsys.readouterr()
+    assert run("convert", warm, path, "--mirrored") == 0
+    assert "temperature" not in metadata(path)
+    assert "without the temperature 0.1" in capsys.readouterr().out
+    assert run("convert", warm, path, "--mirrored", "--temperature", "0.2", "--force") == 0
+    assert metadata(path)["temperature"] == 0.2
+    # That of an output which is mirrored already stays.
+    assert run("convert", path, tmp_path / "again.safetensors", "--mirrored") == 0
+    assert metadata(tmp_path / "again.safetensors")["temperature"] == 0.2
+    assert "without the temperature" not in capsys.readouterr().out
+
+
 def test_a_directory_is_not_overwritten(tiny: networks.Model, tmp_path: pathlib.Path):
     with pytest.raises(WeightsError, match=r"is a directory; name a file in it"):
         networks.save_model(tiny, tmp_path)
