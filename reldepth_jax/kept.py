@@ -19,18 +19,19 @@ import platform
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
 import jaxlib.version
 
-from reldepth_jax import runtime
+from reldepth_jax import processor, runtime
 from reldepth_jax.errors import out_of_memory
 
 Make = Callable[[], tuple[Callable[..., Any], dict[str, str] | None]]
 
 _DIGEST = 32
-_SETTINGS = ("JAX_", "XLA_")
+_SETTINGS = ("JAX_", "XLA_", "NPROC")
 """How environment variables begin that may change what is compiled."""
 
 
@@ -182,11 +183,11 @@ def _key(made_of: str) -> str:
 def _circumstances() -> str:
     """Return all that a program depends on beside its function, its arguments and JAX's settings.
 
-    The number of cores, since XLA divides work by it.
+    The number of cores, since XLA divides work by it, as NPROC may tell it too.
     """
     settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
-    versions = (jax.__version__, jaxlib.version.__version__, sys.version)
-    return repr((_source(), versions, sorted(settings.items()), os.cpu_count(), _processor()))
+    versions = (jax.__version__, jaxlib.version.__version__, metadata.version("flax"), sys.version)
+    return repr((_source(), versions, sorted(settings.items()), processor.cores(), _processor()))
 
 
 def _source() -> str:

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +167,9 @@ def test_what_jax_has_kept_is_not_kept_again(folder: pathlib.Path):
     assert make.made == 3
 
 
-@pytest.mark.parametrize("change", ["source", "processor", "environment", "setting of JAX"])
+@pytest.mark.parametrize(
+    "change", ["source", "flax", "processor", "cores", "XLA_FLAGS", "NPROC", "setting of JAX"]
+)
 def test_what_a_program_depends_on_makes_it_another(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, change: str
 ):
@@ -179,7 +182,17 @@ def test_what_a_program_depends_on_makes_it_another(
             monkeypatch.setattr(kept, "_source", lambda: "an edited package")
         elif change == "processor":
             monkeypatch.setattr(kept, "_processor", lambda: "flags: sse2")
-        elif change == "environment":
+        elif change == "flax":
+            version = metadata.version
+            other = {"flax": "0.0.1"}
+            monkeypatch.setattr(
+                kept.metadata, "version", lambda name: other.get(name, version(name))
+            )
+        elif change == "cores":
+            monkeypatch.setattr(kept.processor, "cores", lambda: 77)
+        elif change == "NPROC":
+            monkeypatch.setenv("NPROC", "77")
+        elif change == "XLA_FLAGS":
             monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         else:
             jax.config.update("jax_default_matmul_precision", "highest")

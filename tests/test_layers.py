@@ -13,7 +13,7 @@ import pytest
 import reldepth_jax
 
 LAYERS = [
-    {"errors", "plugins", "data.workers"},
+    {"errors", "plugins", "processor", "data.workers"},
     {"types", "registry", "failpoints", "runtime", "checked_json", "public_files"},
     {"config", "ops", "json_lines", "kept"},
     {"models", "samplers", "metrics", "data.images"},

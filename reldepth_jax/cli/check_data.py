@@ -18,11 +18,10 @@ Exit code 0: training may start, there is no error; 1: it may not; 2: wrong usag
 import argparse
 import collections
 import json
-import os
 import pathlib
 from typing import Any
 
-from reldepth_jax import config
+from reldepth_jax import config, processor
 from reldepth_jax.cli import command
 
 SHOWN = 20
@@ -52,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, examine, print and write."""
     options, assignments = command.parse(parser(), argv, overrides=True)
-    threads = min(16, os.cpu_count() or 1) if options.threads is None else options.threads
+    threads = min(16, processor.cores()) if options.threads is None else options.threads
     if options.sample < 0 or threads < 1:
         raise config.ConfigError("--sample must be at least 0, --threads at least 1")
     if not all(":" in other for other in options.against):

@@ -92,11 +92,6 @@ def numbers(text: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def cores() -> int:
-    """Return how many cores this process may use; where the system does not say, how many exist."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Progress(Protocol):
     """Updates a progress bar; `what` replaces its title."""
 

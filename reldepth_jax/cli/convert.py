@@ -109,12 +109,6 @@ def main(argv: list[str] | None = None) -> int:
 
     if source.is_dir():
         weights = networks.from_run(options.input, options.checkpoint).weights()
-        if options.image_size is not None:
-            seen = dataclasses.replace(weights.preprocessing, size=options.image_size)
-            weights = dataclasses.replace(weights, preprocessing=seen)
-        if options.licence is not None:
-            told = {**weights.provenance, "licence": options.licence}
-            weights = dataclasses.replace(weights, provenance=told)
     elif file.is_ours(options.input):
         weights = file.read(options.input)
     else:
@@ -123,21 +117,29 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError(
             f"{options.input} holds {weights.architecture}, not {options.arch}; leave --arch out"
         )
+    held = weights
+    if options.image_size is not None:
+        seen = dataclasses.replace(weights.preprocessing, size=options.image_size)
+        weights = dataclasses.replace(weights, preprocessing=seen)
+    if options.licence is not None:
+        told = {**weights.provenance, "licence": options.licence}
+        weights = dataclasses.replace(weights, provenance=told)
     if options.mirrored:
         if weights.part == "encoder":
             raise config.ConfigError("--mirrored belongs to a network, not to an encoder alone")
-        if not weights.model.mirrored and weights.temperature is not None:
-            if options.temperature is None:
-                print(
-                    f"without the temperature {weights.temperature:.4g}, which is that of the"
-                    " output without the mirror image; `reldepth evaluate --model"
-                    f" {options.output}` fits another, for --temperature"
-                )
-            weights = dataclasses.replace(weights, temperature=None)
         twice = dataclasses.replace(weights.model, mirrored=True)
         weights = dataclasses.replace(weights, model=twice)
     if options.temperature is not None:
         weights = dataclasses.replace(weights, temperature=options.temperature)
+    elif weights.temperature is not None and (weights.model, weights.preprocessing) != (
+        held.model,
+        held.preprocessing,
+    ):
+        print(
+            f"without the temperature {weights.temperature:.4g}, which was fitted to other scores;"
+            f" `reldepth evaluate --weights {options.output}` fits one, for --temperature"
+        )
+        weights = dataclasses.replace(weights, temperature=None)
     if options.to == "torch":
         tensors = convert.to_torch(weights)
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -195,7 +195,8 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     origin = _origin(options, model)
     facts = {**origin, "split": options.split, "fast": options.fast}
     output = judged.write(options.output, name, facts)
-    judged.write_temperature(options.output, own, {"step": model.step, **origin})
+    seen = model.preprocessing.size
+    judged.write_temperature(options.output, own, seen, {"step": model.step, **origin})
 
     console = Console(highlight=False)
     network = ", step ".join(str(value) for value in origin.values())

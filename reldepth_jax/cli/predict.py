@@ -213,7 +213,8 @@ def main(argv: list[str] | None = None) -> int:
     temperature = known if options.confidence else None
     if options.confidence and temperature is None:
         folder = layout.evaluation_folder(pathlib.Path(origin))
-        temperature = load_temperature(folder / layout.TEMPERATURE, model.step)
+        size = model.preprocessing.size
+        temperature = load_temperature(folder / layout.TEMPERATURE, model.step, size)
     space = _space(model, options) if in_space else None
     writer = files.Writer(
         output=options.output,

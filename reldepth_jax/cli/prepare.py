@@ -12,7 +12,7 @@ at any time: the same command begins again. Train with --config.data.source.prep
 
 import argparse
 
-from reldepth_jax import config
+from reldepth_jax import config, processor
 from reldepth_jax.cli import command
 from reldepth_jax.registry import SOURCES
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError("--verify takes all that is prepared; leave --parts and --partial")
     workers = options.workers
     if workers is None:
-        workers = command.cores()
+        workers = processor.cores()
     if workers < 0:
         raise config.ConfigError(f"--workers must be at least 0, got {workers}")
 

@@ -79,14 +79,18 @@ class RunEvaluation:
             charts.save(layout.reliability_diagram(folder, name), draw)
         return path
 
-    def write_temperature(self, folder: pathlib.Path, own: Config, facts: Mapping[str, Any]):
-        """Write the temperature for `predict`, if it was fitted on the validation images of `own`.
+    def write_temperature(
+        self, folder: pathlib.Path, own: Config, image_size: int, facts: Mapping[str, Any]
+    ):
+        """Write the temperature for `predict`, if it was fitted as that sees photographs.
 
         Args:
-          own: the configuration of the run.
+          own: the configuration of the run, on whose validation images it must have been fitted.
+          image_size: at which the network sees photographs unless told otherwise.
           facts: about the network, with its step.
         """
-        if self.fit is not None and _validation(self.settings) == _validation(own):
+        same = _validation(self.settings) == _validation(own) and self.image_size == image_size
+        if self.fit is not None and same:
             fitted = {
                 "temperature": self.fit.temperature.model,
                 **facts,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MOST_SHAPES = 32
 """Shapes of images for which a network is kept compiled: each takes 10 to 60 MB. Photographs of one
-camera have two, of all cameras up to 73 at a size of 384 (17 standard ones)."""
+camera have two, of all cameras up to 79 at a size of 384 (17 standard ones)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -358,7 +358,7 @@ def from_run(
         provenance["values"] = "inverse depth"
     preprocessing = Preprocessing.of_training(run.config)
     evaluation = layout.evaluation_folder(pathlib.Path(workdir))
-    temperature = fitted_temperature(evaluation / layout.TEMPERATURE, run.step)
+    temperature = fitted_temperature(evaluation / layout.TEMPERATURE, run.step, preprocessing.size)
     # A checkpoint gives arrays of NumPy, which each prediction would send again.
     variables = jax.device_put(arrays.of_states(run.params, run.stats))
     return Model(run.config.model, variables, preprocessing, provenance, fast, temperature)

@@ -31,7 +31,7 @@ from reldepth_jax.errors import UserError
 from reldepth_jax.losses.ranking import pair_loss
 from reldepth_jax.ops.pairs import gather, label
 from reldepth_jax.registry import LOSSES
-from reldepth_jax.types import Batch, Compares, Pairs
+from reldepth_jax.types import UNKNOWN, Batch, Compares, Pairs
 
 
 @LOSSES.register("distillation")
@@ -83,6 +83,9 @@ def _log_odds(batch: Batch, pairs: Pairs, counted: Bool[Array, "b n"]) -> Float[
         jnp.where(counted, each, 1.0) for each in gather(batch["depth"].astype(jnp.float32), pairs)
     )
     certainty = batch["certainty"][:, None]
+    if pairs.relation is not None:
+        # What annotators said is certain.
+        certainty = jnp.where(pairs.relation == UNKNOWN, certainty, jnp.inf)
     # Two infinite depths, or two of zero, are equal.
     ratio = jnp.where(depth_i == depth_j, 0.0, jnp.log(depth_i) - jnp.log(depth_j))
     return jnp.where(jnp.isinf(certainty) | jnp.isinf(ratio), jnp.inf, certainty * ratio)

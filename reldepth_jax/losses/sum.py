@@ -42,6 +42,11 @@ class WeightedSum:
         """What its terms compare."""
         return tuple(dict.fromkeys(each for loss in self._losses for each in _of(loss)))
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of a batch that one of its terms needs."""
+        return tuple(need for loss in self._losses for need in getattr(loss, "needs", ()))
+
     @functools.cached_property
     def _losses(self) -> tuple[Loss, ...]:
         losses = []

@@ -20,23 +20,25 @@ def resize(
 
     Nothing is averaged where an axis shrinks. `align_corners` as in `upsample_2x`.
     """
-    return resize_corners(x, size) if align_corners else resize_edges(x, size)
+    # Asked here: what is compiled inside is kept by its arguments alone.
+    by_taps = runtime.on_cpu()
+    return resize_corners(x, size, by_taps) if align_corners else resize_edges(x, size, by_taps)
 
 
 # Functions with names of their own, which `reldepth_jax.export` makes one operator of.
-@functools.partial(jax.jit, static_argnums=1)
-def resize_corners(x: Array, size: MapSize) -> Array:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def resize_corners(x: Array, size: MapSize, by_taps: bool) -> Array:
     """Return `resize` with `align_corners`."""
-    return _resized(x, size, True)
+    return _resized(x, size, True, by_taps)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def resize_edges(x: Array, size: MapSize) -> Array:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def resize_edges(x: Array, size: MapSize, by_taps: bool) -> Array:
     """Return `resize` without `align_corners`."""
-    return _resized(x, size, False)
+    return _resized(x, size, False, by_taps)
 
 
-def _resized(x: Array, size: MapSize, align_corners: bool) -> Array:
+def _resized(x: Array, size: MapSize, align_corners: bool, by_taps: bool) -> Array:
     height, width = x.shape[1:3]
     if size == (2 * height, 2 * width):
         return upsample_2x(x, align_corners=align_corners)
@@ -44,7 +46,7 @@ def _resized(x: Array, size: MapSize, align_corners: bool) -> Array:
         if x.shape[axis] == new:
             continue
         ends = x.shape[axis], new
-        if runtime.on_cpu() and all(isinstance(each, int) for each in ends):
+        if by_taps and all(isinstance(each, int) for each in ends):
             x = _by_taps(x, axis, ends, align_corners)
         else:
             x = along(x, axis, _linear(*ends, align_corners))

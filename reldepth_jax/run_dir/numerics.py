@@ -1,11 +1,12 @@
 """What the bits of results depend on beside the configuration: versions, devices, cores."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jaxlib.version
+
+from reldepth_jax import processor
 
 
 def numerics() -> dict[str, str]:
@@ -16,7 +17,7 @@ def numerics() -> dict[str, str]:
         "jaxlib": jaxlib.version.__version__,
         "floats": "64 bits" if jax.config.values["jax_enable_x64"] else "32 bits",
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + processes,
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0),
+        "cores": str(processor.cores()),
     }
 
 

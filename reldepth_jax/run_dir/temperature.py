@@ -8,15 +8,19 @@ import pathlib
 from reldepth_jax.errors import UserError
 
 
-def load_temperature(path: str | os.PathLike[str], step: int) -> float:
+def load_temperature(path: str | os.PathLike[str], step: int, image_size: int) -> float:
     """Return the temperature that was fitted for the network of `step`, in units of its score.
 
-    Raises UserError if the file is missing, unreadable or of another step.
+    Args:
+      image_size: at which the network sees photographs; another one changes the scores' scale.
+
+    Raises UserError if the file is missing, unreadable, of another step or of another size.
     """
     remedy = f"run `reldepth evaluate` on this network, or give --temperature (file {path})"
     try:
         facts = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         temperature, fitted = float(facts["temperature"]), int(facts["step"])
+        size = int(facts["image_size"])
     except FileNotFoundError:
         raise UserError(f"no temperature for the confidence yet: {remedy}") from None
     except (ValueError, KeyError, TypeError, OSError):
@@ -27,12 +31,16 @@ def load_temperature(path: str | os.PathLike[str], step: int) -> float:
         raise UserError(
             f"the temperature is of step {fitted}, the network of step {step}: {remedy}"
         )
+    if size != image_size:
+        raise UserError(
+            f"the temperature is of images of size {size}, the network sees {image_size}: {remedy}"
+        )
     return temperature
 
 
-def fitted_temperature(path: str | os.PathLike[str], step: int) -> float | None:
-    """Return the temperature as `load_temperature`, None where none can be used for this step."""
+def fitted_temperature(path: str | os.PathLike[str], step: int, image_size: int) -> float | None:
+    """Return the temperature as `load_temperature`, None where none can be used."""
     try:
-        return load_temperature(path, step)
+        return load_temperature(path, step, image_size)
     except UserError:
         return None

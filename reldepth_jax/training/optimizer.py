@@ -81,11 +81,13 @@ def with_layer_decay(config: Config) -> OptimConfig:
     ]
     decayed.append(LayerGroup(prefix="encoder.norm", lr_scale=top))
     own = [group for group in optim.groups if group.prefix != "encoder"]
+    # Groups of the user win, also those of several blocks.
+    above = tuple(f"{group.prefix}." for group in own)
+    decayed = [group for group in decayed if not f"{group.prefix}.".startswith(above)]
     return dataclasses.replace(
         optim,
         # Of what is left in the encoder: the embedding.
         encoder_lr_scale=top * optim.layer_decay ** (blocks + 1),
-        # Groups of the user come last and win.
         groups=(*decayed, *own),
     )
 

@@ -345,7 +345,7 @@ def require_trainable(config: Config, run_dir: pathlib.Path, sources: Sequence[S
         raise UserError(
             f"loss.name={config.loss.name} needs maps that a network made, with its temperature,"
             " which no training source has; set data.source.temperature (folder can), or take"
-            " loss.name=ranking"
+            " ranking in place of distillation"
         )
     sampler = PAIR_SAMPLERS.create(config.pairs.name, **config.pairs.options)
     needs, name = getattr(sampler, "needs", ()), config.pairs.name

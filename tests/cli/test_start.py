@@ -131,6 +131,7 @@ def test_a_platform_without_locks_and_some_signals_says_what_is_missing():
             sys.modules[name] = None
         for name in ("sched_getaffinity", "wait"):
             delattr(os, name)
+        from reldepth_jax import processor
         from reldepth_jax.cli import check_data, command, compare, evaluate, inspect, predict
         from reldepth_jax.cli import convert, models, prepare, train, train_until_done
         from reldepth_jax.data.prepared import writing
@@ -138,7 +139,7 @@ def test_a_platform_without_locks_and_some_signals_says_what_is_missing():
         import pathlib
         from reldepth_jax.run_dir import lock
         folder = pathlib.Path(sys.argv[1])
-        assert command.cores() == os.cpu_count()
+        assert processor.cores() == os.cpu_count()
         for main, words in (
             (lambda words: writing._lock(folder).__enter__(), []),
             (train.main, ["--config", "smoke", "--workdir", sys.argv[1] + "/run"]),

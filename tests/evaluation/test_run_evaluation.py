@@ -175,7 +175,10 @@ def test_a_file_of_weights_takes_the_temperature_that_lies_beside_it(script, tmp
     arguments = [photo(tmp_path), "--weights", weights, "--output", out, "--confidence"]
     assert script("predict", *arguments) == 2
     assert "net_eval/temperature.json" in capfd.readouterr().err
-    few = ["--num-images", 2, "--config.eval.image_size=64", "--config.data.crop=[32, 64]"]
+    few = ["--num-images", 2, "--config.data.crop=[32, 64]"]
+    # As the network does not see photographs, it says nothing of its confidence.
+    assert script("evaluate", "--weights", weights, *few, "--config.eval.image_size=64") == 0
+    assert script("predict", *arguments) == 2
     assert script("evaluate", "--weights", weights, *few) == 0
     assert script("predict", *arguments) == 0
     facts = json.loads((tmp_path / "net_eval/temperature.json").read_text())
@@ -188,10 +191,14 @@ def test_a_damaged_temperature_is_one_clear_line(tmp_path, content):
     path = tmp_path / "temperature.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"cannot be read: run `reldepth evaluate`.*temperature\.j"):
-        load_temperature(path, 1)
-    path.write_text('{"temperature": -1, "step": 1}')
+        load_temperature(path, 1, 32)
+    path.write_text('{"temperature": -1, "step": 1, "image_size": 32}')
     with pytest.raises(UserError, match="not a number above 0"):
-        load_temperature(path, 1)
+        load_temperature(path, 1, 32)
+    path.write_text('{"temperature": 2, "step": 1, "image_size": 64}')
+    with pytest.raises(UserError, match="is of images of size 64, the network sees 32: run"):
+        load_temperature(path, 1, 32)
+    assert load_temperature(path, 1, 64) == 2
 
 
 def test_every_source_of_a_mixture_is_reported_by_itself(script, tmp_path, capfd):
@@ -227,6 +234,8 @@ def test_every_source_of_a_mixture_is_reported_by_itself(script, tmp_path, capfd
 
     fitted = (workdir / "eval/temperature.json").read_bytes()
     assert script("evaluate", "--workdir", workdir, "--config.data.source.outdoor=0.0") == 0
+    assert (workdir / "eval/temperature.json").read_bytes() == fitted
+    assert script("evaluate", "--workdir", workdir, "--config.eval.image_size=64") == 0
     assert (workdir / "eval/temperature.json").read_bytes() == fitted
     only = json.loads((workdir / "eval/test_synthetic.json").read_text())
     assert len(only["sources"]) == 1

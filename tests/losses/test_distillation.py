@@ -140,6 +140,17 @@ def test_what_was_measured_is_ranked_as_ever(confidence):
 
 
 @pytest.mark.parametrize("confidence", BOTH)
+def test_what_annotators_said_is_certain(confidence):
+    score, batch, pairs = labelled_maps(5, [0.4, 3.0])
+    said = jnp.asarray(np.random.default_rng(0).integers(-1, 2, pairs.first.shape), jnp.int32)
+    pairs = pairs._replace(relation=said)
+    expected = jax.value_and_grad(RankingLoss(drop_easiest=0.0))(score, batch, pairs)
+    got = jax.value_and_grad(DistillationLoss(confidence=confidence))(score, batch, pairs)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("confidence", BOTH)
 @pytest.mark.parametrize("certainty", [0.0, 1e-30, 1.0, 1e30, np.inf])
 @pytest.mark.parametrize("depth", [0.0, 1.0, np.inf, np.nan])
 def test_any_map_gives_finite_loss_and_gradient(confidence, certainty: float, depth: float):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reldepth_jax import runtime
 from reldepth_jax.ops.resize import resize
 from reldepth_jax.ops.upsample import upsample_2x
 
@@ -35,6 +36,21 @@ def test_any_size_agrees(
         return resize(x, new, align_corners=align_corners)
 
     check(size, new, ours, align_corners, parity)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_what_was_traced_for_any_device_is_not_taken_here(align_corners: bool):
+    x = jnp.zeros((1, 11, 13, 2))
+
+    def is_by_taps() -> bool:
+        traced = jax.make_jaxpr(lambda x: resize(x, (17, 19), align_corners=align_corners))(x)
+        return "gather" in str(traced)
+
+    with runtime.for_any_device():
+        assert not is_by_taps()
+    assert is_by_taps() == runtime.on_cpu()
+    with runtime.for_any_device():
+        assert not is_by_taps()
 
 
 def check(

@@ -1,5 +1,6 @@
 """What a loss compares is what the sources know, and batches with nothing to learn are counted."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -120,6 +121,12 @@ def test_the_teachers_confidence_needs_maps_that_have_it(source, tmp_path):
     with pytest.raises(
         UserError, match=r"loss\.name=distillation needs .*data\.source\.temperature"
     ):
+        require_trainable(settings, tmp_path / "run", [source("folder", polarity="ordinal")])
+    # In a sum too.
+    terms = (Choice("distillation"), Choice("ranking"))
+    settings = dataclasses.replace(SETTINGS, loss=Choice("sum", terms=terms, weights=(1.0, 1.0)))
+    require_trainable(settings, tmp_path / "run", [scores])
+    with pytest.raises(UserError, match=r"loss\.name=sum needs maps that a network made"):
         require_trainable(settings, tmp_path / "run", [source("folder", polarity="ordinal")])
 
 

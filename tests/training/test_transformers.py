@@ -134,6 +134,15 @@ def test_rates_fall_from_block_to_block():
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, groups=whole))
     optim = optimizer.with_layer_decay(config)
     assert optimizer.lr_scale(optim, ("encoder", "blocks", "3")) == 0.5
+    # One for all blocks, or for some, stands for theirs.
+    for prefix, scale in (("encoder.blocks", 0.0), ("encoder.blocks.1", 0.3)):
+        group = LayerGroup(prefix=prefix, lr_scale=scale)
+        rates = dataclasses.replace(config.optim, groups=(group,))
+        optim = optimizer.with_layer_decay(dataclasses.replace(config, optim=rates))
+        assert optimizer.lr_scale(optim, ("encoder", "blocks", "1", "norm1", "scale")) == scale
+        last = 0.0 if prefix == "encoder.blocks" else 0.1
+        got = optimizer.lr_scale(optim, ("encoder", "blocks", "3", "norm1", "scale"))
+        assert got == pytest.approx(last)
     config = dataclasses.replace(config, optim=dataclasses.replace(optim, layer_decay=1.0))
     assert optimizer.with_layer_decay(config) is config.optim
 

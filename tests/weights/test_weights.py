@@ -405,9 +405,11 @@ def test_a_run_takes_the_temperature_of_its_step_along(
 ):
     fitted = trained / "eval/temperature.json"
     fitted.parent.mkdir()
-    step = networks.load_model(trained).step
-    for number, (told, kept) in enumerate(((step, 0.25), (step + 1, None))):
-        fitted.write_text(json.dumps({"temperature": 0.25, "step": told}))
+    model = networks.load_model(trained)
+    step, size = model.step, model.preprocessing.size
+    cases = ((step, size, 0.25), (step + 1, size, None), (step, 2 * size, None))
+    for number, (told, seen, kept) in enumerate(cases):
+        fitted.write_text(json.dumps({"temperature": 0.25, "step": told, "image_size": seen}))
         path = tmp_path / f"{number}.safetensors"
         assert run("convert", trained, path) == 0
         assert file.read(path).temperature == kept
