@@ -1,6 +1,6 @@
 """The same question by Gradio, where a server may compute: Hugging Face Spaces and the like.
 
-pip install reldepth-jax gradio
+pip install . gradio                  # in a clone
 python examples/gradio_app.py
 
 Unlike `reldepth demo`, photographs are sent to the server. Gradio pins an older Pillow: give it an

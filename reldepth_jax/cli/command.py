@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import errno
+import itertools
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -54,8 +56,16 @@ def parse(
 ) -> tuple[argparse.Namespace, dict[str, str]]:
     """Return the options, and the overrides `--config.a.b=value` (or `--config.a.b value`).
 
-    Raises ConfigError for anything else that the parser does not know.
+    Raises ConfigError for anything else that the parser does not know, and for an empty argument,
+    which would mean the working directory wherever a path is expected.
     """
+    words = sys.argv[1:] if argv is None else argv
+    for before, word in itertools.pairwise(["", *words]):
+        option = word.removesuffix("=") if word.startswith("--") else ""
+        if not (word or before.startswith(_PREFIX)):
+            raise ConfigError("an argument is empty; is a variable not set? (. is this folder)")
+        if option != word and option and not option.startswith(_PREFIX):
+            raise ConfigError(f"{option} is empty; is a variable not set? (. is this folder)")
     options, rest = parser.parse_known_args(argv)
     if getattr(options, "offline", False):
         os.environ["RELDEPTH_OFFLINE"] = "1"
@@ -90,6 +100,15 @@ def numbers(text: str) -> list[int]:
             f"takes whole numbers from 1 on, separated by commas; got {text!r}"
         )
     return sorted({int(word) for word in words})
+
+
+def require_place(path: pathlib.Path) -> None:
+    """Raise ConfigError where no file can be made, before anything is computed for it."""
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{path} cannot be written: {above} is a file; name another place")
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: no access to {above}; name another place")
 
 
 class Progress(Protocol):
@@ -159,17 +178,19 @@ def run(main: Callable[[], int], *, leave: bool = False) -> NoReturn:
 
 def _tell(error: BaseException) -> int | None:
     """Print an error that has a line for the user; return its exit code, None if it has none."""
-    code = USAGE_ERROR
+    code, told = USAGE_ERROR, str(error)
     if isinstance(error, UserError):
         code = error.exit_code
     elif isinstance(error, OSError):
+        if error.filename is not None and error.strerror:
+            told = f"{os.fsdecode(error.filename)}: {error.strerror}"
         full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         code = STORAGE_ERROR if error.errno in full else USAGE_ERROR
     elif (reason := _refused(error)) is not None:
-        error = UserError(reason)
+        told = reason
     else:
         return None
-    print(f"error: {printable(str(error), lines=True)}", file=sys.stderr)
+    print(f"error: {printable(told, lines=True)}", file=sys.stderr)
     return code
 
 

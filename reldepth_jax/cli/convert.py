@@ -7,10 +7,10 @@ reldepth convert runs/ranking ranking.safetensors --checkpoint best
 reldepth convert midas.safetensors for_midas_code.safetensors --to torch
 python scripts/convert_weights.py …     the same, from a clone
 
-IN is a .pt, .pth, .pth.tar or .safetensors file, a run directory, or pretrained:NAME (extra
-`pretrained`). The content of torch files is never executed. The output says what it is:
-architecture, preprocessing, sign of the output, where it came from. `reldepth models` lists the
-architectures and where users get their weights.
+IN is a .pt, .pth, .pth.tar or .safetensors file, a run directory, a folder or hub:USER/REPOSITORY
+of the Hugging Face hub, or pretrained:NAME (extra `pretrained`). The content of torch files is
+never executed. The output says what it is: architecture, preprocessing, sign of the output, where
+it came from. `reldepth models` lists the architectures and where users get their weights.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from reldepth_jax.registry import ENCODERS, PRESETS, did_you_mean
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.Parser("convert", __doc__)
-    options.add_argument("input", metavar="IN", help="file, run directory or pretrained:NAME")
+    options.add_argument("input", metavar="IN", help="file, run, hub:… or pretrained:NAME")
     options.add_argument("output", metavar="OUT.safetensors", type=pathlib.Path)
     options.add_argument("--arch", metavar="NAME", help="what IN holds; default: by its keys")
     options.add_argument(
@@ -80,6 +80,10 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError(f"{options.output} is a folder; give the name of a file")
     if options.output.exists() and not options.force:
         raise config.ConfigError(f"{options.output} exists; choose another name, or --force")
+    # Without JAX, but not light enough for --help.
+    from reldepth_jax.weights import hub
+
+    options.input = hub.located(options.input)
     source = pathlib.Path(options.input)
     if options.output.exists() and source.exists() and options.output.samefile(source):
         raise config.ConfigError(f"{options.output} is IN itself; choose another name")
@@ -94,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
         raise config.ConfigError("--float16 belongs to --to reldepth")
     if options.mirrored and options.to == "torch":
         raise config.ConfigError("--mirrored belongs to --to reldepth")
+    if options.image_size is not None and options.image_size < 32:
+        raise config.ConfigError(f"--image-size must be at least 32, got {options.image_size}")
+    command.require_place(options.output)
     if options.temperature is not None:
         if options.to == "torch":
             raise config.ConfigError("--temperature belongs to --to reldepth")
@@ -124,9 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.licence is not None:
         told = {**weights.provenance, "licence": options.licence}
         weights = dataclasses.replace(weights, provenance=told)
+    for name in ("mirrored", "temperature"):
+        if getattr(options, name) and weights.part == "encoder":
+            raise config.ConfigError(f"--{name} belongs to a network, not to an encoder alone")
     if options.mirrored:
-        if weights.part == "encoder":
-            raise config.ConfigError("--mirrored belongs to a network, not to an encoder alone")
         twice = dataclasses.replace(weights.model, mirrored=True)
         weights = dataclasses.replace(weights, model=twice)
     if options.temperature is not None:

@@ -70,21 +70,24 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="on CPU: Winograd's algorithm, about half the time an image; errors of some 1e-6",
     )
-    options.add_argument("--pictures", type=int, default=8, help="rows of the sheet, default: 8")
+    options.add_argument("--pictures", type=int, help="rows of the sheet, default: 8")
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, evaluate, print the table and write the files."""
     options, assignments = command.parse(parser(), argv, overrides=True)
-    if options.weights is not None and options.weights.is_dir():
-        raise config.ConfigError(f"--weights {options.weights} is a folder; give it as --workdir")
-    if options.model is not None:
-        # Without JAX, but not light enough for --help.
-        from reldepth_jax.weights import presets
+    # Without JAX, but not light enough for --help.
+    from reldepth_jax.weights import hub, presets
 
+    if options.weights is not None and options.weights.is_dir():
+        if not (options.weights / hub.FILE).is_file():
+            raise config.ConfigError(
+                f"--weights {options.weights} is a folder; give it as --workdir"
+            )
+    if options.model is not None and not options.model.startswith(hub.PREFIX):
         presets.published(options.model)
-    named = options.weights or (options.model and pathlib.Path(options.model))
+    named = options.weights or (options.model and pathlib.Path(options.model.rpartition("/")[2]))
     if named is None:
         options.workdir = options.workdir or pathlib.Path("runs/ranking")
         options.output = options.output or options.workdir / "eval"
@@ -107,6 +110,10 @@ def main(argv: list[str] | None = None) -> int:
         assignments["eval.num_images"] = options.num_images
     if (options.dataset is None) != (options.data_dir is None):
         raise config.ConfigError("--dataset and --data-dir belong together; give both")
+    if options.pictures is not None and options.dataset is not None:
+        raise config.ConfigError("--pictures does not go with --dataset, whose sheet is fixed")
+    if options.pictures is not None and options.pictures < 0:
+        raise config.ConfigError(f"--pictures must be at least 0, got {options.pictures}")
     if options.dataset is not None:
         return _evaluate_published(options, assignments)
     return _evaluate_heldout(options, assignments)
@@ -184,7 +191,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
         settings,
         own,
         options.split,
-        keep=options.pictures,
+        keep=8 if options.pictures is None else options.pictures,
         bars=command.progress_bar,
     )
     name = options.split
@@ -196,7 +203,7 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     facts = {**origin, "split": options.split, "fast": options.fast}
     output = judged.write(options.output, name, facts)
     seen = model.preprocessing.size
-    judged.write_temperature(options.output, own, seen, {"step": model.step, **origin})
+    fitted = judged.write_temperature(options.output, own, seen, {"step": model.step, **origin})
 
     console = Console(highlight=False)
     network = ", step ".join(str(value) for value in origin.values())
@@ -216,6 +223,14 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     for title, result in results.items() if judged.fit else ():
         text = heldout_report.confidence_text(result)
         console.print(text if result is judged.main else f"{title}: {text}", markup=False)
+    if fitted is not None:
+        count = settings.eval.num_images
+        console.print(
+            f"T is that of `reldepth predict --confidence` from now on: {fitted}"
+            f" ({f'the first {count}' if count else 'all'} validation images)",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print(f"written: {output}", markup=False, soft_wrap=True)
     return 0
 

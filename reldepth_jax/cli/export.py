@@ -13,6 +13,7 @@ To PyTorch: reldepth convert IN OUT.safetensors --to torch.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 
@@ -50,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"{output} exists; name a new folder")
     if output.is_dir():
         raise ConfigError(f"{output} is a folder; give the name of a file")
-    if output.exists() and not options.force:
-        raise ConfigError(f"{output} exists; choose another name, or --force")
+    about_it = output.with_name(output.name + ".json")
+    for path in (output, about_it) if form == "stablehlo" else (output,):
+        if path.exists() and not options.force:
+            raise ConfigError(f"{path} exists; choose another name, or --force")
+    command.require_place(output)
 
     # Imported late: a mistake is reported before JAX is loaded.
     from reldepth_jax import runtime
@@ -79,12 +83,12 @@ def main(argv: list[str] | None = None) -> int:
 
         data, error = stablehlo_file.export(model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if form == "stablehlo":
-        # A file of StableHLO has no room for it.
-        with atomic_write(output.with_name(output.name + ".json")) as file:
-            file.write(json.dumps(about, indent=1).encode())
-    with atomic_write(output) as file:
-        file.write(data)
+    with contextlib.ExitStack() as both:
+        if form == "stablehlo":
+            # A file of StableHLO has no room for it.
+            text = json.dumps(about, indent=1).encode()
+            both.enter_context(atomic_write(about_it)).write(text)
+        both.enter_context(atomic_write(output)).write(data)
     print(f"largest difference to this package: {error:.1e} of the output's standard deviation")
     if error > verification.BOUND and not options.float16:
         print("which is rounding: this network magnifies that of its input as much")

@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if not members:
         raise ConfigError("give run directories, or --group NAME=RUN,RUN,…")
 
+    command.require_place(options.output)
+
     # Imported late: a mistake is reported before.
     from reldepth_jax.evaluation import charts, curves
 

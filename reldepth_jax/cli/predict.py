@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from reldepth_jax.cli import command, which_network
 from reldepth_jax.config import ConfigError
-from reldepth_jax.errors import require
+from reldepth_jax.errors import UserError, require
 from reldepth_jax.run_dir import layout
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from reldepth_jax.inference.predictor import Predictor
     from reldepth_jax.inference.space import Space
     from reldepth_jax.inference.writer import Writer
+
+
+_OF_FILES = ("output", "npy", "pfm", "ply", "glb", "polarity", "confidence")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,7 +113,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--max-pixels",
         type=float,
-        default=0,
         metavar="MILLIONS",
         help="of the largest photograph that is read; default: 89",
     )
@@ -150,18 +152,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, predict, return the exit code."""
-    options, _ = command.parse(parser(), argv)
+    options_of = parser()
+    options, _ = command.parse(options_of, argv)
     # Without JAX, but not light enough for --help.
     from reldepth_jax.data.images import io
 
     if options.image_size and options.image_size < 32:
         raise ConfigError(f"--image-size must be at least 32, got {options.image_size}")
-    if not 0 <= options.max_pixels < 1e6:
-        raise ConfigError(f"--max-pixels must be above 0, got {options.max_pixels}")
+    max_pixels = io.MAX_PIXELS if options.max_pixels is None else round(options.max_pixels * 1e6)
+    if not 1 <= max_pixels < 1e12:
+        raise ConfigError(
+            f"--max-pixels must be from 0.000001 to 1e6 millions, got {options.max_pixels}"
+        )
     if not options.inputs and not options.list:
         raise ConfigError("name photographs or folders, or a --list of photographs")
     if options.nearer and (options.list or options.shard or options.ray):
         raise ConfigError("--nearer takes photographs by name, without --list, --shard and --ray")
+    for name in _OF_FILES if options.nearer else ():
+        if str(getattr(options, name)) != str(options_of.get_default(name)):
+            raise ConfigError(f"--{name} is about files that are written; --nearer writes none")
     if options.ray < 0:
         raise ConfigError(f"--ray must be at least 1, got {options.ray}")
     if options.ray:
@@ -190,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     in_space = options.ply or options.glb
     for name in ("cloud", "fov", "affine"):
-        if getattr(options, name) and not in_space:
+        if getattr(options, name) != options_of.get_default(name) and not in_space:
             raise ConfigError(f"--{name} belongs to --ply and --glb")
 
     # Imported late: a mistake is reported before JAX is loaded.
@@ -207,7 +216,6 @@ def main(argv: list[str] | None = None) -> int:
         model = dataclasses.replace(model, fast=True)
     known = options.temperature or model.temperature
     predictor = model.predictor(options.image_size, standard_shapes=options.standard_shapes)
-    max_pixels = round(options.max_pixels * 1e6) or io.MAX_PIXELS
     if options.nearer:
         return _answer(predictor, options.inputs, options.nearer, known, max_pixels)
     temperature = known if options.confidence else None
@@ -255,6 +263,8 @@ def main(argv: list[str] | None = None) -> int:
         failed = counts.failed
     if films:
         films = films[shard.index :: shard.count]
+        if not films:
+            print(f"no films in shard {shard.index}/{shard.count}")
         failed += _predict_films(films, predictor, options, model, writer, max_pixels)
     return 1 if failed else 0
 
@@ -352,8 +362,16 @@ def _answer(
     from reldepth_jax.inference.order import order
 
     (x1, y1), (x2, y2) = points
+    code = 0
     for path in inputs:
-        answer = order(predictor(io.read_image(path, max_pixels)), *points, temperature)
+        try:
+            image = io.read_image(path, max_pixels)
+            answer = order(predictor(image), *points, temperature)
+        except UserError as error:
+            named = isinstance(error, io.UnreadableFile)
+            print(error if named else f"{io.printable(path)}: {error}", file=sys.stderr)
+            code = 1
+            continue
         first, second = f"({x1:g}, {y1:g})", f"({x2:g}, {y2:g})"
         if answer.nearer is None:
             said = f"{first} and {second} have the same score"
@@ -365,4 +383,4 @@ def _answer(
         if answer.confidence is not None:
             sure = f"probability {answer.confidence:.2f}"
         print(f"{io.printable(path)}: {said} ({sure})")
-    return 0
+    return code

@@ -19,16 +19,19 @@ FACTS = "network.json"
 
 _NOTES = {
     SHIPPED: "The network of the package learnt from few photographs, mostly of rooms. It errs: of"
-    " the pairs in rooms that it never saw it misorders a tenth, of other photographs more."
+    " the pairs in rooms that it never saw it misorders a twelfth, of other photographs more."
 }
 
 
 def require_room(folder: pathlib.Path, *, replace: bool) -> None:
-    """Raise UserError for a file, and for a folder that holds something unless `replace`."""
+    """Raise UserError for a file, and for a folder that holds anything but a page to `replace`."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder")
-    if not replace and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; name another folder, or --force")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not replace:
+            raise UserError(f"{folder} is not empty; name another folder, or --force")
+        if not (folder / FACTS).exists():
+            raise UserError(f"{folder} holds other files than a page; name another folder")
 
 
 def write(folder: pathlib.Path, model: Model, name: str) -> int:

@@ -81,8 +81,10 @@ class RunEvaluation:
 
     def write_temperature(
         self, folder: pathlib.Path, own: Config, image_size: int, facts: Mapping[str, Any]
-    ):
+    ) -> pathlib.Path | None:
         """Write the temperature for `predict`, if it was fitted as that sees photographs.
+
+        Returns the file, None if nothing was written.
 
         Args:
           own: the configuration of the run, on whose validation images it must have been fitted.
@@ -98,6 +100,8 @@ class RunEvaluation:
                 "image_size": self.image_size,
             }
             write_json(folder / layout.TEMPERATURE, fitted)
+            return folder / layout.TEMPERATURE
+        return None
 
 
 def evaluate_run(

@@ -30,7 +30,7 @@ from reldepth_jax.film.steady import Memory, Steadied, Steady
 from reldepth_jax.inference import bookkeeping
 from reldepth_jax.inference.bookkeeping import Book, OutputError, Photo
 from reldepth_jax.inference.predictor import Predictor
-from reldepth_jax.inference.writer import SOFTWARE, stretched
+from reldepth_jax.inference.writer import SOFTWARE, is_prediction, stretched
 from reldepth_jax.types import LARGER_IS, Polarity, with_polarity
 
 PIECE = 100
@@ -94,8 +94,8 @@ class FilmWriter:
 
     def endings(self, film: str | os.PathLike[str]) -> list[str]:
         """Return what is appended to the name of a film, for its files."""
-        first = [f"_frames/{1:06}.{self.frames}"] if self.frames else []
-        return [f"_depth{encoding.ending(film)}", *first]
+        maps = ["_frames/"] if self.frames else []
+        return [f"_depth{encoding.ending(film)}", *maps]
 
     def write_frame(
         self, folder: pathlib.Path, number: int, values: Float32[np.ndarray, "h w"], seconds: float
@@ -146,6 +146,9 @@ def predict_film(
         with bookkeeping.opened(writer.output, writer.settings, endings) as book:
             try:
                 name = book.choose(photo)
+                if writer.frames and book.done(photo) and not _all_maps(writer, name, book, photo):
+                    # Without it the film is not done.
+                    (writer.output / (name + endings[0])).unlink()
                 there = book.done(photo) or book.begin(photo) is None
             except bookkeeping.Taken as taken:
                 raise io.UnreadableFile(path, str(taken)) from None
@@ -171,10 +174,14 @@ def _predict(
     output = writer.output / (name + endings[0])
     folder = output.parent / f".{output.stem}.film"
     maps = writer.output / f"{name}_frames"
-    with _Pieces.taken(folder, photo, writer.settings) as pieces:
-        if writer.frames:
-            maps.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        pieces = stack.enter_context(_Pieces.taken(folder, photo, writer.settings))
+        stack.enter_context(_nothing_left_of_a_bad_film(pieces, maps, writer))
         state = pieces.last
+        if writer.frames:
+            _make_folder(maps, photo)
+            if not state.frames:
+                _remove_maps(maps, writer)  # of an earlier film of that name
         steady = Steady(metric=bool(writer.largest), memory=state.memory)
         started, begun, cuts = time.monotonic(), state.frames, state.cuts
         frames = enumerate(film.frames())
@@ -210,6 +217,46 @@ def _predict(
         pieces.remove()
     seconds = time.monotonic() - started
     return Done(output, count, cuts, film.undecodable, (count - begun) / seconds)
+
+
+def _make_folder(maps: pathlib.Path, photo: Photo) -> None:
+    try:
+        maps.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        reason = f"{io.printable(maps)} is in the way; choose another output folder"
+        raise io.UnreadableFile(photo.path, reason) from None
+
+
+def _maps(folder: pathlib.Path, writer: FilmWriter) -> list[pathlib.Path]:
+    """Return the maps of frames that are there, in any order."""
+    return [path for path in folder.glob(f"*.{writer.frames}") if path.stem.isdecimal()]
+
+
+def _all_maps(writer: FilmWriter, name: str, book: Book, photo: Photo) -> bool:
+    """Return whether the map of every frame of a film that is done is still there."""
+    there = {int(path.stem) for path in _maps(writer.output / f"{name}_frames", writer)}
+    return there.issuperset(range(1, int(book.facts(photo).get("frame_count", 0)) + 1))
+
+
+def _remove_maps(folder: pathlib.Path, writer: FilmWriter) -> None:
+    for path in filter(is_prediction, _maps(folder, writer)):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_bad_film(
+    pieces: "_Pieces", maps: pathlib.Path, writer: FilmWriter
+) -> Iterator[None]:
+    """Remove what was made of a film that turns out to be none: no call could go on with it."""
+    try:
+        yield
+    except io.UnreadableFile:
+        pieces.remove()
+        if maps.is_dir():
+            _remove_maps(maps, writer)
+            with contextlib.suppress(OSError):
+                maps.rmdir()  # unless something else lies there
+        raise
 
 
 def _names(path: pathlib.Path) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """What was predicted into a folder, so that kills and other jobs lose, repeat and replace nothing.
 
 `predictions.jsonl` has a line for each photograph, appended when its files are complete; an output
-belongs to the last line that lists it. `.predictions.begun` says before the first of these files is
-written whose they will be, so that another job takes other names, and the next one knows what a
-kill has left half. Lines are appended under a lock; where the platform or the file system has none,
-jobs must not share a folder.
+belongs to the last line that lists it. One that ends in "/" is a folder with all that it holds.
+`.predictions.begun` says before the first of these files is written whose they will be, so that
+another job takes other names, and the next one knows what a kill has left half. Lines are appended
+under a lock; where the platform or the file system has none, jobs must not share a folder.
 """
 
 import contextlib
@@ -109,10 +109,14 @@ class Book:
             return False
         wanted = self._signature({"input": photo.key, **self._settings, **stamp(photo.path)})
         return all(
-            self._made.get(name + ending) == wanted
-            and stamp(self._folder / (name + ending)).get("bytes", 0) > 0
+            self._made.get(name + ending) == wanted and _holds(self._folder / (name + ending))
             for ending in self._endings
         )
+
+    def facts(self, photo: Photo) -> dict[str, Any]:
+        """Return its last line in the manifest; empty if it has none."""
+        lines = json_lines.each(self._folder / MANIFEST, _LINE)
+        return next((line for line in reversed([*lines]) if line["input"] == photo.key), {})
 
     def choose(self, photo: Photo) -> str:
         """Return the name of its outputs; Taken if a file lies there that is not of it."""
@@ -279,6 +283,11 @@ def stamp(path: pathlib.Path) -> dict[str, int]:
     except OSError:
         return {}  # reading it says best what is wrong
     return {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
+
+
+def _holds(path: pathlib.Path) -> bool:
+    """Return whether there is a folder, or a file that is not empty."""
+    return path.is_dir() or stamp(path).get("bytes", 0) > 0
 
 
 def lock(file: IO[bytes], kind: Literal["LOCK_EX", "LOCK_SH"], *, wait: bool = True) -> bool:

@@ -97,7 +97,7 @@ class Model:
             raise UserError(f"images must be float32 in [0, 1], or uint8, got {images.dtype}")
         if is_float and isinstance(images, np.ndarray):
             low, high = images.min(), images.max()
-            if low < -1 or high > 2:
+            if not (low >= -1 and high <= 2):  # NaN is neither
                 raise UserError(f"images must be in [0, 1], got values from {low:g} to {high:g}")
         return self._forward(runtime.ready(jax.device_put(images)))
 

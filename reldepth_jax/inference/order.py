@@ -29,7 +29,7 @@ def order(
 ) -> Order:
     """Compare two points of a map that grows with distance.
 
-    Raises UserError for a point outside.
+    Raises UserError for a point outside, or for what is none.
     """
     difference = float(_at(score, first)) - float(_at(score, second))
     nearer = None if not difference else "first" if difference < 0 else "second"
@@ -41,7 +41,10 @@ def order(
 
 def _at(score: Float32[np.ndarray, "h w"], point: Point) -> np.float32:
     height, width = score.shape
-    x, y = point
+    try:
+        x, y = map(float, point)
+    except (TypeError, ValueError):
+        raise UserError(f"a point is (x, y) in pixels of the photograph, got {point!r}") from None
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(
             f"the point ({x:g}, {y:g}) is outside the photograph of {width}x{height}: x is from 0"

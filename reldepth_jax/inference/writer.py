@@ -23,7 +23,7 @@ SOFTWARE = "reldepth_jax"
 
 def is_prediction(path: str | os.PathLike[str]) -> bool:
     """Return whether a PNG was written here, by its text; True for files of another ending."""
-    if not os.fspath(path).endswith(".png"):
+    if not os.fspath(path).lower().endswith(".png"):
         return True
     try:
         with open(path, "rb") as file:

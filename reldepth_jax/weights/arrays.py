@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 Variables = dict[str, jax.Array | np.ndarray]
 """The arrays of a network as it takes them: names of torch, but our own axes."""
-_MOST_SHOWN = 2000
+_MOST_SHOWN = 20
 Part = Literal["network", "encoder"]
 COUNTER = "num_batches_tracked"
 """Last part of the keys of torch's batch counters, which our networks do not have."""
@@ -163,7 +163,6 @@ class Mismatch(NamedTuple):
 
 
 def _listed(keys: list[str]) -> str:
-    # All of a network, but not a million that a file has made up.
     shown = ", ".join(printable(key[:200]) for key in keys[:_MOST_SHOWN])
     return shown + (f" and {len(keys) - _MOST_SHOWN} more" if len(keys) > _MOST_SHOWN else "")
 

@@ -128,6 +128,17 @@ def fetch(repository: str, revision: str | None = None) -> pathlib.Path:
     return pathlib.Path(found)
 
 
+def located(origin: str) -> str:
+    """Return the file of weights of a folder as `write_folder` makes it, or of `hub:…`, fetched.
+
+    Whatever else is named is returned as it is. Raises as `fetch`.
+    """
+    if origin.startswith(PREFIX) and not os.path.exists(origin):
+        return os.fspath(fetch(origin.removeprefix(PREFIX)))
+    inside = os.path.join(origin, FILE)
+    return inside if os.path.isfile(inside) else origin
+
+
 def push(
     weights: Weights,
     repository: str,

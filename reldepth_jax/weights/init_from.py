@@ -8,7 +8,7 @@ from flax import nnx
 
 from reldepth_jax.config import Choice, Config, ModelConfig
 from reldepth_jax.run_dir.saved_config import RunError
-from reldepth_jax.weights import arrays, by_name, convert, file, presets
+from reldepth_jax.weights import arrays, by_name, convert, file, hub, presets
 from reldepth_jax.weights.arrays import Arrays, Part
 from reldepth_jax.weights.download import DownloadError
 from reldepth_jax.weights.from_run import load_run
@@ -27,14 +27,14 @@ class StartingWeights(NamedTuple):
 def load(config: Config) -> StartingWeights | None:
     """Return the weights that `config.init_from` names, None if it names none.
 
-    A run directory, a `.safetensors` file of this package, public weights by name, as
-    `midas_v21` or `imagenet:resnet50`, or `pretrained:NAME`. The latter two are encoders, and
-    imply `init_part="encoder"`.
+    A run directory, a `.safetensors` file of this package, a folder or name of the hub, public
+    weights by name, as `midas_v21` or `imagenet:resnet50`, or `pretrained:NAME`. The latter two are
+    encoders, and imply `init_part="encoder"`.
     Raises RunError or WeightsError, in one line, if they do not fit the configured network.
     """
-    origin = config.init_from
-    if not origin:
+    if not config.init_from:
         return None
+    origin = hub.located(config.init_from)
     exists = pathlib.Path(origin).exists()
     public = not exists and (
         origin.startswith(presets.IMAGENET) or origin in presets.public(encoders=False)
@@ -67,7 +67,9 @@ def load(config: Config) -> StartingWeights | None:
                 f" a name as midas_v21, {presets.IMAGENET}resnet50 or {convert.PRETRAINED}NAME"
             )
         held, model, part = weights.arrays, weights.model, weights.part
-        description = f"{origin} ({weights.architecture}, {weights.provenance.get('file', '?')})"
+        description = (
+            f"{config.init_from} ({weights.architecture}, {weights.provenance.get('file', '?')})"
+        )
     _require_fitting(origin, model, part, config.model, wanted)
     if wanted == "encoder" and part == "network":
         front = "encoder."

@@ -54,6 +54,13 @@ def test_a_page_is_written_whole_and_replaced_on_request(
     assert (place / "mine.txt").read_text() == "kept"
 
 
+def test_a_folder_of_other_things_is_not_written_into(tmp_path: pathlib.Path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(UserError, match="holds other files than a page; name another folder"):
+        run("--export", tmp_path, "--force")
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
 def test_the_network_of_the_package_needs_no_exporter():
     model = reldepth_jax.load_model()
     (graph,) = graphs.FOLDER.iterdir()

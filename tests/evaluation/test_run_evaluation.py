@@ -141,6 +141,8 @@ def test_evaluation_fits_on_validation_and_predict_uses_it(script, tmp_path, cap
         expected, _ = ece_by_loop(*pairs_of("test"), temperature, 15)
         assert model[side]["ece"] == pytest.approx(expected, rel=1e-9)
     assert f"T {model['temperature']:.4g} fitted on validation images" in printed
+    told = f"from now on: {workdir}/eval/temperature.json (the first {SETTINGS.eval.num_images} val"
+    assert told in printed
     for side in ("before", "after"):
         assert f"{100 * model[side]['ece']:.1f} %" in printed
         assert f"{model[side]['nll']:.3f}" in printed

@@ -76,6 +76,13 @@ def test_the_command_writes_it_with_its_facts_beside_or_nothing(
         with pytest.raises(verification.ExportError, match="differs"):
             command.main(words)
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+    mine = tmp_path / "x.stablehlo.json"
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match=r"x\.stablehlo\.json exists; choose another name"):
+        command.main(words)
+    mine.unlink()
+    with pytest.raises(ConfigError, match=r"x\.safetensors is a file; name another place"):
+        command.main([*words[:3], str(tmp_path / "x.safetensors" / "y.stablehlo")])
 
     assert command.main(words) == 0
     assert "larger is nearer" in capsys.readouterr().out

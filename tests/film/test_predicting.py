@@ -26,7 +26,9 @@ from reldepth_jax.film import predicting
 from reldepth_jax.film.predicting import Done, FilmWriter
 from reldepth_jax.inference import networks
 from reldepth_jax.inference.bookkeeping import OutputError
+from reldepth_jax.inference.inputs import photographs
 from reldepth_jax.inference.predictor import Predictor
+from reldepth_jax.inference.writer import Writer
 from tests.cli.test_commands import run
 from tests.inference.test_depth_estimation import brightness
 
@@ -290,6 +292,63 @@ def test_maps_of_frames_have_one_scale(tmp_path: pathlib.Path):
         expected = original[2].astype(np.float32).mean(axis=2) / 255
         np.testing.assert_allclose(held["values"], expected, atol=1e-6)
         assert held["seconds"] == pytest.approx(stamps[2] / 600)
+
+
+def maps_in(folder: pathlib.Path) -> list[str]:
+    return sorted(os.listdir(folder / "a_frames"))
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_maps_are_those_of_the_film_and_all_of_them(tmp_path: pathlib.Path, kind):
+    path, out = tmp_path / "a.mp4", tmp_path / "out"
+    make(path, [scene(t) for t in range(6)], sound="")
+    assert not predict(path, frames=kind).there
+    (out / "a_frames" / f"000003.{kind}").unlink()
+    assert not predict(path, frames=kind).there
+    assert maps_in(out) == [f"{number:06}.{kind}" for number in range(1, 7)]
+    assert predict(path, frames=kind).there
+    # A shorter film under the same path.
+    make(path, [scene(t) for t in range(4)], sound="")
+    assert predict(path, frames=kind).frames == 4
+    assert maps_in(out) == [f"{number:06}.{kind}" for number in range(1, 5)]
+
+
+@dataclasses.dataclass
+class Failing(Counting):
+    """Gives no number from the seventh frame on."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        score = super().__call__(images)
+        return score if self.calls < 7 else score * np.nan
+
+
+def test_a_film_that_fails_leaves_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(predicting, "PIECE", 3)
+    make(tmp_path / "a.mp4", sound="")
+    with pytest.raises(UnreadableFile, match="not finite"):
+        predict(tmp_path / "a.mp4", Failing(), frames="png")
+    assert sorted(os.listdir(tmp_path / "out")) == [".predictions.begun", "predictions.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_folder_of_maps_that_is_not_ours_is_in_the_way(tmp_path: pathlib.Path, kind: str):
+    make(tmp_path / "a.mp4", sound="")
+    place = tmp_path / "out" / "a_frames"
+    mine = place if kind == "file" else place / "000005.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UnreadableFile, match=r"a\.mp4: .*a_frames is in the way"):
+        predict(tmp_path / "a.mp4", frames="png")
+    assert mine.read_text() == "mine"
+
+
+def test_maps_of_frames_are_no_photographs(tmp_path: pathlib.Path):
+    make(tmp_path / "a.mp4", [scene(t) for t in range(3)], sound="")
+    predict(tmp_path / "a.mp4", frames="png")
+    Image.fromarray(scene(0)).save(tmp_path / "b.png")
+    for output in ("out", "elsewhere"):
+        found = photographs([tmp_path], [], Writer(output=tmp_path / output))
+        assert [each.relative for each in found.named] == ["b.png"]
 
 
 def test_bad_films_are_told_in_one_line(tmp_path: pathlib.Path):

@@ -112,6 +112,12 @@ def test_a_picture_that_the_user_put_in_the_place_of_ours_stays(tmp_path, capsys
     assert "a_color.png is in the way; choose another output folder" in capsys.readouterr().err
 
 
+def test_the_case_of_an_ending_does_not_matter(tmp_path):
+    source = tmp_path / "IMG_0001.PNG"
+    source.write_bytes(photo(tmp_path / "a.png").read_bytes())
+    assert predict([source], tmp_path / "out") == Counts(1, 0)
+
+
 def test_earlier_outputs_are_no_photographs_wherever_they_lie(tmp_path, capsys):
     album = tmp_path / "album"
     photo(album / "day/a.jpg")

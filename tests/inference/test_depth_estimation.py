@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -187,6 +188,17 @@ def test_a_point_outside_is_refused(point: tuple[float, float]):
         brightness().nearer(pixels, (0, 0), point)
 
 
+@pytest.mark.parametrize("point", [(1,), (1, 2, 3), 5, ("x", 1), None])
+def test_what_is_no_point_is_refused(point: Any):
+    # As programs without a type checker call it.
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(UserError, match=r"a point is \(x, y\) in pixels"):
+            brightness().nearer(np.zeros((32, 64, 3), np.uint8), (0, 0), point)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def test_the_command_answers_and_writes_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -205,7 +217,16 @@ def test_the_command_answers_and_writes_nothing(
         f" (probability {1 / (1 + math.exp(-difference)):.2f})\n"
     )
     assert os.listdir() == ["a.png"]
-    _, err = run("predict", "a.png", "--nearer=1,2,60,4", code=2)
-    assert "(60, 4) is outside the photograph of 60x40" in err
+    # What is wrong with one photograph keeps no other from its answer.
+    pathlib.Path("b.png").write_bytes(b"no photograph")
+    Image.fromarray(photo(9, 9)).save("c.png")
+    words = ["b.png", "c.png", "a.png", f"--nearer={points}", "--temperature=1"]
+    again, err = run("predict", *words, code=1)
+    assert again == out
+    bad, outside = err.splitlines()
+    assert bad.startswith("b.png: ")
+    assert outside.startswith("c.png: the point (")
+    _, err = run("predict", "a.png", "--nearer=1,2,60,4", code=1)
+    assert "a.png: the point (60, 4) is outside the photograph of 60x40" in err
     _, err = run("predict", "a.png", "--nearer=1,2,3", code=2)
     assert "takes four numbers" in err

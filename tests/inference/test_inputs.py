@@ -201,6 +201,13 @@ def test_the_book_keeps_little_of_each_photograph(tmp_path):
         ([], "name photographs or folders, or a --list"),
         (["x.jpg", "--nearer", "1,1,2,2", "--shard", "0/2"], "--nearer takes photographs by name"),
         (["x.jpg", "--ray", "-1"], "--ray must be at least 1"),
+        (["x.jpg", "--nearer", "1,1,2,2", "--npy"], "--npy is about files that are written"),
+        (["x.jpg", "--nearer", "1,1,2,2", "--output", "o"], "--output is about files that are"),
+        ([""], "an argument is empty"),
+        (["x.jpg", "--output="], "--output is empty"),
+        (["x.jpg", "--output", ""], "an argument is empty"),
+        (["x.jpg", "--fov", "0"], "--fov belongs to --ply and --glb"),
+        (["x.jpg", "--max-pixels", "0"], "--max-pixels must be from"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(arguments, told):

@@ -21,10 +21,10 @@ import pytest
 import safetensors.numpy
 
 import reldepth_jax
-from reldepth_jax.cli import export, predict
-from reldepth_jax.config import ConfigError
+from reldepth_jax.cli import convert, evaluate, export, predict
+from reldepth_jax.config import Config, ConfigError
 from reldepth_jax.errors import UserError
-from reldepth_jax.weights import hub
+from reldepth_jax.weights import hub, init_from
 from reldepth_jax.weights.download import DownloadError
 
 REPOSITORY = "someone/depth"
@@ -204,6 +204,11 @@ def test_uploaded_and_fetched_it_is_the_same(model: reldepth_jax.Model, tmp_path
     assert revision.startswith("hub:someone/depth: 404")
 
 
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELDEPTH_OFFLINE", "1")
+
+
 def test_without_a_network_what_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RELDEPTH_OFFLINE", "1")
     with pytest.raises(DownloadError, match="hub:nobody/nothing: "):
@@ -224,6 +229,33 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     )
     with pytest.raises(UserError, match=r"huggingface_hub is not installed: .*jax\[hub\]"):
         hub.fetch(REPOSITORY)
+
+
+def test_a_folder_is_a_network_wherever_one_is_named(
+    model: reldepth_jax.Model, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    folder, copy = tmp_path / "mine", tmp_path / "copy.safetensors"
+    model.save_pretrained(folder)
+    assert convert.main([str(folder), str(copy)]) == 0
+    assert same(reldepth_jax.load_model(copy), model)
+    start = init_from.load(Config(model=model.config, init_from=str(folder)))
+    assert start is not None
+    assert start.description.startswith(f"{folder} (reldepth_small")
+    few = ["--num-images", "1", "--config.data.crop=32,32", "--config.eval.image_size=32"]
+    assert evaluate.main(["--weights", str(folder), *few]) == 0
+    assert (tmp_path / "mine_eval" / "test.json").exists()
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_name_of_the_hub_is_one_wherever_a_network_is_named(tmp_path: pathlib.Path):
+    name = "hub:nobody/nothing"
+    for start in (
+        lambda: convert.main([name, str(tmp_path / "copy.safetensors")]),
+        lambda: evaluate.main(["--model", name]),
+        lambda: init_from.load(Config(init_from=name)),
+    ):
+        with pytest.raises(DownloadError, match=f"^{name}: "):
+            start()
 
 
 def test_the_command_writes_a_folder_and_predict_takes_it(

@@ -265,7 +265,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     # Not derived from the name: that may be as long as the file system allows.
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, "xb") as file:
+        try:
+            file = open(temporary, "xb")
+        except OSError as error:
+            error.filename = os.fspath(path)  # the other name says nothing to anybody
+            raise
+        with file:
             yield file
         os.replace(temporary, path)
     finally:
