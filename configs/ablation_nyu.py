@@ -126,6 +126,7 @@ def _more(base: Config) -> dict[str, Config]:
         "ranking_edges": dataclasses.replace(base, loss=ranking, pairs=edges),
         "improved_half_rate": dataclasses.replace(base, loss=improved, optim=rate(0.5)),
         "improved_double_rate": dataclasses.replace(base, loss=improved, optim=rate(2.0)),
+        "plain_double_rate": dataclasses.replace(base, loss=ranking, optim=rate(2.0)),
         "plain_no_equal": dataclasses.replace(
             base, loss=Choice("ranking", sigma=0.0, drop_easiest=0.0)
         ),
