@@ -11,8 +11,9 @@ No ground truth is needed. The teacher is the network of the package; `--model` 
 student is EfficientNet-Lite0 from ImageNet with a decoder of width 32. The first 80 % of the sorted
 names are for training, the next 10 % for validation, whose errors are against the teacher.
 
-Cost and score: not measured in this form. docs/training.md has those of the same student and loss
-in a training of 200 steps with crops of 96x128, beside photographs with ground truth.
+Cost: not measured in this form.
+Score: not measured in this form. docs/training.md has that of the same student and loss in 200
+steps with crops of 96x128, beside photographs with ground truth.
 """
 
 from reldepth_jax.config import (
