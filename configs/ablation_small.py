@@ -13,7 +13,8 @@ an arm without tables, tables are a new kind of picture.
 The recipe is that of configs/small.py made small: EfficientNet-Lite0, crops of 96x128, a
 decoder of width 32, and 300 steps. Three seeds.
 
-Cost and score: not measured yet.
+Cost: 33 trainings of 3.1 to 3.8 minutes on one core (Intel Xeon).
+Score: docs/ablation_small.md.
 """
 
 import dataclasses
