@@ -14,8 +14,7 @@ import sys
 
 import numpy as np
 
-from benchmarks import machine
-from reldepth_jax import runtime
+from reldepth_jax import processor, runtime
 from reldepth_jax.cli.timing import Call, interleave, spread
 from reldepth_jax.export import onnx_file, stablehlo_file, verification
 from reldepth_jax.inference import networks
@@ -83,7 +82,7 @@ def main() -> int:
     options = parser.parse_args()
     runtime.set_up()
     runtime.keep_compiled()
-    print(f"{machine.cores()} cores")
+    print(f"{processor.cores()} cores")
     print(
         "| network | size | ONNX | ONNX, float16 | StableHLO | MB | ours, ms | `--fast` | ONNX"
         " Runtime |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"

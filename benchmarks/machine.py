@@ -6,6 +6,8 @@ import pathlib
 import platform
 import re
 
+from reldepth_jax import processor
+
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "grain", "torch", "onnxruntime", "openvino")
 
 
@@ -15,7 +17,7 @@ def facts() -> dict[str, str]:
     memory = _first(r"MemTotal:\s*(\d+)", "/proc/meminfo")
     found = {
         "cpu": cpu or platform.machine(),
-        "cores": str(cores()),
+        "cores": str(processor.cores()),
         "memory": f"{int(memory) / 2**20:.0f} GiB" if memory else "",
         "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "",
         "system": f"{platform.system()} {platform.machine()}",
@@ -24,13 +26,6 @@ def facts() -> dict[str, str]:
         **{name: version(name) for name in PACKAGES},
     }
     return {name: value for name, value in found.items() if value}
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def version(package: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import machine
+from reldepth_jax import processor
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
@@ -26,7 +26,7 @@ def onnx_runtime(file: bytes, example: np.ndarray) -> Forward:
     del example
     runtime = _package("onnxruntime")
     settings = runtime.SessionOptions()
-    settings.intra_op_num_threads = machine.cores()
+    settings.intra_op_num_threads = processor.cores()
     settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Else its threads keep the cores busy while the next call is timed.
     settings.add_session_config_entry("session.force_spinning_stop", "1")

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import machine
 from benchmarks.context import Context
 from benchmarks.photographs import photograph
 from benchmarks.report import Part, Row
+from reldepth_jax import processor
 from reldepth_jax.cli.timing import Seconds
 from reldepth_jax.config import Config
 from reldepth_jax.types import Sample, Source
@@ -186,5 +186,5 @@ def _rate(what: str, seconds: Seconds, context: Context) -> str:
     told = f"{a_core:.4g} images/s a core"
     if what.startswith("pipeline") and context.images_per_second:
         needed = context.images_per_second[max(context.images_per_second)] / a_core
-        told += f"; the step needs {needed:.2g} of {machine.cores()} cores"
+        told += f"; the step needs {needed:.2g} of {processor.cores()} cores"
     return told

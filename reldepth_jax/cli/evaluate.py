@@ -27,7 +27,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from reldepth_jax import config
-from reldepth_jax.cli import command
+from reldepth_jax.cli import command, which_network
 from reldepth_jax.registry import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -87,17 +87,15 @@ def main(argv: list[str] | None = None) -> int:
             )
     if options.model is not None and not options.model.startswith(hub.PREFIX):
         presets.published(options.model)
-    named = options.weights or (options.model and pathlib.Path(options.model.rpartition("/")[2]))
+    named = options.weights or options.model
     if named is None:
         options.workdir = options.workdir or pathlib.Path("runs/ranking")
-        options.output = options.output or options.workdir / "eval"
     elif options.workdir is not None or options.checkpoint is not None:
         option = "--weights" if options.weights else "--model"
         raise config.ConfigError(f"{option} takes the place of --workdir and --checkpoint")
     elif options.weights is not None and options.model is not None:
         raise config.ConfigError("--weights and --model are two networks; give one")
-    else:
-        options.output = options.output or named.with_name(f"{named.stem}_eval")
+    options.output = options.output or which_network.evaluation(options)
     for path in assignments:
         if path.startswith("dataset."):
             if options.dataset is None:
@@ -223,7 +221,8 @@ def _evaluate_heldout(options: argparse.Namespace, assignments: dict[str, str]) 
     for title, result in results.items() if judged.fit else ():
         text = heldout_report.confidence_text(result)
         console.print(text if result is judged.main else f"{title}: {text}", markup=False)
-    if fitted is not None:
+    # What a file states of itself goes before.
+    if fitted is not None and (options.workdir is not None or model.temperature is None):
         count = settings.eval.num_images
         console.print(
             f"T is that of `reldepth predict --confidence` from now on: {fitted}"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 _OF_FILES = ("output", "npy", "pfm", "ply", "glb", "polarity", "confidence")
+"""Options that say what is written."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,11 +160,11 @@ def main(argv: list[str] | None = None) -> int:
 
     if options.image_size and options.image_size < 32:
         raise ConfigError(f"--image-size must be at least 32, got {options.image_size}")
-    max_pixels = io.MAX_PIXELS if options.max_pixels is None else round(options.max_pixels * 1e6)
-    if not 1 <= max_pixels < 1e12:
+    if options.max_pixels is not None and not 1e-6 <= options.max_pixels < 1e6:
         raise ConfigError(
             f"--max-pixels must be from 0.000001 to 1e6 millions, got {options.max_pixels}"
         )
+    max_pixels = io.MAX_PIXELS if options.max_pixels is None else round(options.max_pixels * 1e6)
     if not options.inputs and not options.list:
         raise ConfigError("name photographs or folders, or a --list of photographs")
     if options.nearer and (options.list or options.shard or options.ray):
@@ -220,9 +221,8 @@ def main(argv: list[str] | None = None) -> int:
         return _answer(predictor, options.inputs, options.nearer, known, max_pixels)
     temperature = known if options.confidence else None
     if options.confidence and temperature is None:
-        folder = layout.evaluation_folder(pathlib.Path(origin))
-        size = model.preprocessing.size
-        temperature = load_temperature(folder / layout.TEMPERATURE, model.step, size)
+        path = which_network.evaluation(options) / layout.TEMPERATURE
+        temperature = load_temperature(path, model.step, model.preprocessing.size)
     space = _space(model, options) if in_space else None
     writer = files.Writer(
         output=options.output,

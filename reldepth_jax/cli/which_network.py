@@ -1,11 +1,13 @@
 """The options that name a network: a run, a file of weights, or public weights. Imports no JAX."""
 
 import argparse
+import pathlib
 from typing import TYPE_CHECKING
 
 from reldepth_jax.cli import command
 from reldepth_jax.config import ConfigError
 from reldepth_jax.public_files import SHIPPED
+from reldepth_jax.run_dir import layout
 
 if TYPE_CHECKING:
     from reldepth_jax.inference.networks import Model
@@ -47,6 +49,15 @@ def check(options: argparse.Namespace) -> str:
     elif options.workdir is None and options.weights is None:
         options.model = SHIPPED
     return str(options.workdir or options.weights or options.model)
+
+
+def evaluation(options: argparse.Namespace) -> pathlib.Path:
+    """Return the folder in which `evaluate` keeps what it found of the network that is named."""
+    if options.workdir is not None:
+        return pathlib.Path(options.workdir, "eval")
+    if options.weights is not None:
+        return layout.evaluation_folder(pathlib.Path(options.weights))
+    return pathlib.Path(f"{options.model.replace(':', '_').replace('/', '_')}_eval")
 
 
 def load(options: argparse.Namespace) -> "Model":

@@ -115,8 +115,11 @@ class Book:
 
     def facts(self, photo: Photo) -> dict[str, Any]:
         """Return its last line in the manifest; empty if it has none."""
-        lines = json_lines.each(self._folder / MANIFEST, _LINE)
-        return next((line for line in reversed([*lines]) if line["input"] == photo.key), {})
+        found: dict[str, Any] = {}
+        for line in json_lines.each(self._folder / MANIFEST, _LINE):
+            if line["input"] == photo.key:
+                found = line
+        return found
 
     def choose(self, photo: Photo) -> str:
         """Return the name of its outputs; Taken if a file lies there that is not of it."""

@@ -232,8 +232,10 @@ class _Earlier:
     def __call__(self, parent: str, name: str) -> bool:
         """Return whether the file `name` of a folder is one; folders come before what they hold."""
         self._look(parent)
-        paths = os.path.abspath(parent), os.path.abspath(os.path.join(parent, name))
-        return name == MANIFEST or not self._outputs.isdisjoint(paths)
+        folder = os.path.abspath(parent)
+        return name == MANIFEST or not self._outputs.isdisjoint(
+            (folder, os.path.join(folder, name))
+        )
 
     def _look(self, folder: str) -> None:
         if folder not in self._seen:

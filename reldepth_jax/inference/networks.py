@@ -302,20 +302,16 @@ def load_model(path: str | os.PathLike[str] = SHIPPED, *, fast: bool = False) ->
     Where nothing is of this path, the name of public weights, as "midas_v21_small", is taken as in
     `load_public`. `fast` as in `Model`. Raises WeightsError or RunError if the path holds neither.
     """
-    if os.path.isfile(os.path.join(path, hub.FILE)):
-        return Model.from_pretrained(path, fast=fast)
-    if pathlib.Path(path).is_dir():
+    name = hub.located(os.fspath(path))
+    if os.path.isdir(name):
         return from_run(path, fast=fast)
-    name = os.fspath(path)
-    if name.startswith(hub.PREFIX):
-        return load_public(name, fast=fast)
-    if not os.path.exists(path):
+    if not os.path.exists(name):
         known = presets.public(encoders=False)
         if name in known:
             return load_public(name, fast=fast)
         if hint := did_you_mean(name, known):
             raise WeightsError(f"{name}: no such file, and no public weights of that name.{hint}")
-    return _model(read(path), path, fast)
+    return _model(read(name), path, fast)
 
 
 def load_public(name: str, *, fast: bool = False) -> Model:

@@ -159,7 +159,7 @@ def predict(
     A photograph over which workers die counts as failed. Raises as `files.predict_files`, and
     PredictError if there is no such cluster, or no worker can start.
     """
-    _cluster()  # before anything is written
+    address = _cluster()  # before anything is written
     output = writer.output.absolute()
     writer = dataclasses.replace(writer, output=output)
     counts = collections.Counter[str]()
@@ -177,7 +177,7 @@ def predict(
         task = _Task(predictor, writer, chosen.taken, max_pixels, _DEATHS, job)
         try:
             if left:
-                _predict(task, left, workers, counts, progress)
+                _predict(task, left, workers, address, counts, progress)
         finally:
             for file in _Tries.files(output, job):
                 file.unlink(missing_ok=True)
@@ -200,11 +200,12 @@ def _predict(
     task: _Task,
     left: list[Named],
     workers: int,
+    address: str | None,
     counts: collections.Counter[str],
     progress: Progress,
 ) -> None:
     total = counts.total() + len(left)
-    with _connected(workers):
+    with _connected(workers, address):
         for outcome, line in _outcomes(task, left, workers):
             if outcome == "full":
                 raise OutputError(line)
@@ -249,12 +250,11 @@ def _outcomes(task: _Task, left: list[Named], workers: int) -> Iterator[tuple[st
 
 
 @contextlib.contextmanager
-def _connected(workers: int) -> Iterator[None]:
-    """Be connected to a cluster, of `workers` cores of this machine if none is named.
+def _connected(workers: int, address: str | None) -> Iterator[None]:
+    """Be connected to a cluster, of `workers` cores of this machine if it has no address.
 
     A program that is connected already stays so.
     """
-    address = _cluster()
     import ray
     import ray.data
 

@@ -35,7 +35,7 @@ def from_file(path: str | os.PathLike[str], name: str | None = None) -> Weights:
       name: of the preset or encoder; None: found by the keys and shapes, and where several presets
         share them, by the name of the file if it is exactly a published one.
 
-    Raises WeightsError with all missing, unexpected and mis-shaped keys, or if no network fits, or
+    Raises WeightsError with missing, unexpected and mis-shaped keys, or if no network fits, or
     several do.
     """
     text = os.fspath(path)

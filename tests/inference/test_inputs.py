@@ -208,6 +208,8 @@ def test_the_book_keeps_little_of_each_photograph(tmp_path):
         (["x.jpg", "--output", ""], "an argument is empty"),
         (["x.jpg", "--fov", "0"], "--fov belongs to --ply and --glb"),
         (["x.jpg", "--max-pixels", "0"], "--max-pixels must be from"),
+        (["x.jpg", "--max-pixels", "nan"], "--max-pixels must be from"),
+        (["x.jpg", "--max-pixels", "inf"], "--max-pixels must be from"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(arguments, told):

@@ -32,7 +32,7 @@ def cluster() -> Iterator[None]:
     # In the extra `dev`, not in `test`: 90 MB to fetch, 320 MB of disk, and 25 s of CPU time for
     # one test, half of it for Ray itself. Without it the two tests below run our part of a worker.
     pytest.importorskip("ray", reason="the extra `ray` is not installed: pip install 'ray[data]'")
-    with on_ray._connected(2):
+    with on_ray._connected(2, on_ray._cluster()):
         yield
 
 

@@ -3,6 +3,7 @@
 The hub is a server of this test (`Hub`) that keeps what is uploaded: no network is touched.
 """
 
+import argparse
 import base64
 import contextlib
 import hashlib
@@ -21,7 +22,7 @@ import pytest
 import safetensors.numpy
 
 import reldepth_jax
-from reldepth_jax.cli import convert, evaluate, export, predict
+from reldepth_jax.cli import convert, evaluate, export, predict, which_network
 from reldepth_jax.config import Config, ConfigError
 from reldepth_jax.errors import UserError
 from reldepth_jax.weights import hub, init_from
@@ -204,11 +205,6 @@ def test_uploaded_and_fetched_it_is_the_same(model: reldepth_jax.Model, tmp_path
     assert revision.startswith("hub:someone/depth: 404")
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RELDEPTH_OFFLINE", "1")
-
-
 def test_without_a_network_what_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RELDEPTH_OFFLINE", "1")
     with pytest.raises(DownloadError, match="hub:nobody/nothing: "):
@@ -243,11 +239,15 @@ def test_a_folder_is_a_network_wherever_one_is_named(
     assert start.description.startswith(f"{folder} (reldepth_small")
     few = ["--num-images", "1", "--config.data.crop=32,32", "--config.eval.image_size=32"]
     assert evaluate.main(["--weights", str(folder), *few]) == 0
-    assert (tmp_path / "mine_eval" / "test.json").exists()
+    # Where `predict` looks for the temperature.
+    options = argparse.Namespace(workdir=None, weights=str(folder), model=None)
+    assert (which_network.evaluation(options) / "test.json").exists()
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_name_of_the_hub_is_one_wherever_a_network_is_named(tmp_path: pathlib.Path):
+def test_a_name_of_the_hub_is_one_wherever_a_network_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RELDEPTH_OFFLINE", "1")
     name = "hub:nobody/nothing"
     for start in (
         lambda: convert.main([name, str(tmp_path / "copy.safetensors")]),

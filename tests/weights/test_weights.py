@@ -413,6 +413,12 @@ def test_a_run_takes_the_temperature_of_its_step_along(
         path = tmp_path / f"{number}.safetensors"
         assert run("convert", trained, path) == 0
         assert file.read(path).temperature == kept
+    fitted.write_text(json.dumps({"temperature": 0.25, "step": step, "image_size": size}))
+    # Of another size the scores have another scale.
+    path = tmp_path / "resized.safetensors"
+    for new, kept in ((size, 0.25), (2 * size, None)):
+        assert run("convert", trained, path, "--image-size", str(new), "--force") == 0
+        assert file.read(path).temperature == kept
 
 
 def test_training_starts_from_a_file(trained: pathlib.Path, tmp_path: pathlib.Path):
